@@ -4,4 +4,14 @@ go 1.26
 
 tool google.golang.org/protobuf/cmd/protoc-gen-go
 
-require google.golang.org/protobuf v1.36.11 // indirect
+require (
+	github.com/coder/websocket v1.8.14 // indirect
+	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/influxdata/go-syslog/v3 v3.0.0 // indirect
+	github.com/peterbourgon/ff/v3 v3.4.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.4 // indirect
+	golang.org/x/sync v0.20.0 // indirect
+	golang.org/x/sys v0.38.0 // indirect
+	golang.org/x/term v0.37.0 // indirect
+	google.golang.org/protobuf v1.36.11 // indirect
+)

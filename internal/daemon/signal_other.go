@@ -1,0 +1,11 @@
+//go:build !unix
+
+package daemon
+
+import (
+	"context"
+	"io"
+)
+
+// DumpOnSignal does nothing: this system has no SIGUSR1.
+func DumpOnSignal(context.Context, io.Writer) {}
