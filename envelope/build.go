@@ -62,6 +62,10 @@ func (f Fixed) WithTag(key, value string) Fixed {
 	return appendTag(slices.Clip(f), key, value)
 }
 
+// AppendTag appends one more tag to f itself, as append does: for a Fixed that
+// is put together anew for each record in memory of its own.
+func (f Fixed) AppendTag(key, value string) Fixed { return appendTag(f, key, value) }
+
 func appendString(dst []byte, key byte, s string) []byte {
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\ufffd")
