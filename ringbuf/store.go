@@ -1,0 +1,357 @@
+package ringbuf
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// Defaults and bounds of Options.
+const (
+	DefaultBudget = 256 << 20
+	DefaultMaxAge = time.Hour
+	MinBudget     = 1 << 20
+)
+
+// Options configure a Store. The zero value is useful.
+type Options struct {
+	// Budget in bytes for everything the Store holds, its own bookkeeping
+	// included: DefaultBudget if zero. Resident memory stays below it by
+	// construction; it is asked of the system as it fills.
+	Budget int64
+
+	// MaxAge after which a record may go: DefaultMaxAge if zero. See Trim.
+	MaxAge time.Duration
+}
+
+// What rings cost beside their blocks, in bytes, so that a flood of tiny sources
+// runs into the budget like any other flood.
+const (
+	blockCost  = blockSize + 40 + 4 // with its meta and its place in the ring
+	ringCost   = 1024               // Ring, its first slices, and what a router keeps for a source
+	runCost    = 40
+	originCost = 64
+)
+
+// ErrClosed is what a closed Store answers.
+var ErrClosed = errors.New("ringbuf: closed")
+
+// Store is memory for many rings under one hard budget. When it is spent, the
+// ring that holds the most gives up its oldest block: a flood eats its own past,
+// and a quiet source keeps its hour.
+//
+// Its methods and those of its rings may be called by any number of goroutines.
+// One mutex guards all bookkeeping: a batch takes it once to be appended, a read
+// twice for a moment, and the copying out is done outside of it. A lock per ring
+// would need a second one for the budget, taken in turn by rings that evict each
+// other; measured, the one lock is held for 4 µs per batch of 100 records of
+// 480 bytes, almost all of it the copy itself.
+type Store struct {
+	mu     sync.Mutex
+	arena  arena
+	budget int64
+	maxAge int64
+	used   int64 // bytes charged: blocks, rings, runs, origins
+	limbo  int   // blocks given up while a reader copies from them
+	life   uint64
+	made   uint64  // rings made in this life
+	rings  []*Ring // by index; nil where removed
+	spare  []uint32
+	sizes  sizes
+	closed bool
+
+	evicted uint64 // records given up for the budget
+	expired uint64 // records given up for their age
+	held    uint64
+	bytes   int64
+}
+
+// New makes an empty Store.
+func New(o *Options) (*Store, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	s := &Store{budget: o.Budget, maxAge: int64(o.MaxAge)}
+	if s.budget == 0 {
+		s.budget = DefaultBudget
+	}
+	if s.maxAge == 0 {
+		s.maxAge = int64(DefaultMaxAge)
+	}
+	if s.budget < MinBudget {
+		return nil, fmt.Errorf("ringbuf: budget of %d bytes is below the least possible, %d", s.budget, MinBudget)
+	}
+	if s.maxAge < 0 {
+		return nil, fmt.Errorf("ringbuf: negative maximum age %v", o.MaxAge)
+	}
+	s.arena.oldest, s.arena.newest = none, none
+	s.newLife()
+	return s, nil
+}
+
+// newLife draws the upper 40 bits of the ids of rings; the lower 24 count them.
+func (s *Store) newLife() {
+	for s.life == 0 {
+		s.life = rand.Uint64() &^ (1<<24 - 1)
+	}
+}
+
+// Owns reports whether id is that of a ring made by this Store, removed or not.
+func (s *Store) Owns(id envelope.StreamID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint64(id)&^(1<<24-1) == s.life && uint64(id)&(1<<24-1) <= s.made
+}
+
+// MaxRecord is the size in bytes of the largest record, framing included, that
+// this Store takes: envelope.MaxSize, or a quarter of a small budget.
+func (s *Store) MaxRecord() int {
+	return int(min(envelope.MaxSize+8, s.budget/4))
+}
+
+// NewRing adds an empty ring. It fails only with ErrClosed.
+func (s *Store) NewRing() (*Ring, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if s.made == 1<<24-1 {
+		s.life, s.made = 0, 0
+		s.newLife()
+	}
+	s.made++
+	r := &Ring{s: s, id: envelope.StreamID(s.life | s.made), first: 1, next: 1, local: 1, base: blockSize, end: blockSize}
+	if n := len(s.spare); n > 0 {
+		r.index = s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		s.rings[r.index] = r
+	} else {
+		r.index = uint32(len(s.rings))
+		s.rings = append(s.rings, r)
+	}
+	s.used += ringCost
+	s.sizes.put(r)
+	for s.used > s.budget && s.evict() {
+	}
+	return r, nil
+}
+
+// Trim gives up what is older than the maximum age. It looks only at what it
+// gives up. A block goes when the last record in it is too old, so the last block
+// of a source that says little, up to 2 KiB, stays as long as the source speaks
+// once within that age.
+func (s *Store) Trim(now time.Time) {
+	cutoff := now.UnixNano() - s.maxAge
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.arena.oldest != none {
+		m := s.arena.meta(s.arena.oldest)
+		if m.time >= cutoff {
+			return
+		}
+		// The oldest block of all is the oldest of its ring.
+		s.expired += s.dropHead(s.rings[m.ring])
+	}
+}
+
+// evict makes the largest ring give up its oldest block. It reports false if no
+// ring holds one.
+func (s *Store) evict() bool {
+	r := s.sizes.largest()
+	if r == nil || r.blocks.len() == 0 {
+		return false
+	}
+	s.evicted += s.dropHead(r)
+	return true
+}
+
+// dropHead gives up the oldest block of r, and those after it in which no record
+// starts, and returns how many records went.
+func (s *Store) dropHead(r *Ring) uint64 {
+	was, wasBytes := r.first, r.stored()
+	for {
+		id := r.blocks.pop()
+		r.base += blockSize
+		s.release(id)
+		if r.blocks.len() == 0 {
+			r.first, r.end = r.next, r.base
+			break
+		}
+		if m := s.arena.meta(r.blocks.at(0)); m.offset != noStart {
+			r.first = m.number
+			break
+		}
+	}
+	r.dropRuns()
+	s.sizes.move(r)
+	gone := r.first - was
+	s.held -= gone
+	s.bytes -= wasBytes - r.stored()
+	return gone
+}
+
+func (s *Store) release(id uint32) {
+	s.arena.unlink(id)
+	m := s.arena.meta(id)
+	m.ring = none
+	if m.pins > 0 {
+		s.limbo++
+		return
+	}
+	s.arena.free = append(s.arena.free, id)
+	s.used -= blockCost
+}
+
+// reserve makes sure that n blocks can be taken, at the expense of the largest
+// rings.
+func (s *Store) reserve(n int) bool {
+	for s.used+int64(n)*blockCost > s.budget {
+		if !s.evict() {
+			return false
+		}
+	}
+	for len(s.arena.free) < n {
+		if s.arena.grow() != nil && !s.evict() {
+			return false
+		}
+	}
+	return true
+}
+
+// take hands a reserved block to r. The first record that may start in it has
+// the given position.
+func (s *Store) take(r *Ring, now int64, position uint64) {
+	n := len(s.arena.free)
+	id := s.arena.free[n-1]
+	s.arena.free = s.arena.free[:n-1]
+	s.used += blockCost
+	s.touch(r, now)
+	*s.arena.meta(id) = blockMeta{number: position, time: now, ring: r.index, offset: noStart}
+	s.arena.link(id)
+	r.blocks.push(id)
+	s.sizes.move(r)
+}
+
+// touch keeps the list by age in the order of last appends, after one to r.
+func (s *Store) touch(r *Ring, now int64) {
+	n := r.blocks.len()
+	if n == 0 {
+		return
+	}
+	if last := r.blocks.at(n - 1); s.arena.meta(last).time == now {
+		s.arena.unlink(last)
+		s.arena.link(last)
+	}
+}
+
+// Stats are a Store's figures at one moment.
+type Stats struct {
+	Budget  int64  // bytes
+	Used    int64  // bytes of the budget that are taken, bookkeeping included
+	Bytes   int64  // bytes of the records held
+	Records uint64 // held
+	Rings   int
+	Evicted uint64 // records given up for the budget, ever
+	Expired uint64 // records given up for their age, ever
+}
+
+// Stats returns the figures.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{
+		Budget: s.budget, Used: s.used, Bytes: s.bytes, Records: s.held,
+		Rings: len(s.rings) - len(s.spare), Evicted: s.evicted, Expired: s.expired,
+	}
+}
+
+// Close gives all memory back, as soon as reads under way have ended. Rings are
+// empty from then on and take nothing.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	for _, r := range s.rings {
+		for r != nil && r.blocks.len() > 0 {
+			s.evicted += s.dropHead(r)
+		}
+	}
+	if s.limbo == 0 {
+		s.arena.close() // otherwise the last reader does
+	}
+	return nil
+}
+
+// sizes orders rings by how much they hold, to an eighth: a list for each number
+// of blocks up to 8, then eight for each doubling. Finding the largest ring and
+// moving one between lists are a few instructions, a heap would be a walk.
+type sizes struct {
+	lists [8 * 32]ringList
+	used  [8 * 32 / 64]uint64 // lists that are not empty
+}
+
+type ringList struct{ head, tail *Ring }
+
+func sizeClass(blocks int) int {
+	if blocks < 8 {
+		return blocks
+	}
+	octave := bits.Len(uint(blocks)) // 4 for 8..15
+	return (octave-3)*8 + blocks>>(octave-4)&7
+}
+
+func (z *sizes) put(r *Ring) {
+	r.class = sizeClass(r.blocks.len())
+	l := &z.lists[r.class]
+	r.prev, r.following = l.tail, nil
+	if l.tail == nil {
+		l.head = r
+	} else {
+		l.tail.following = r
+	}
+	l.tail = r
+	z.used[r.class>>6] |= 1 << (r.class & 63)
+}
+
+func (z *sizes) remove(r *Ring) {
+	l := &z.lists[r.class]
+	if r.prev == nil {
+		l.head = r.following
+	} else {
+		r.prev.following = r.following
+	}
+	if r.following == nil {
+		l.tail = r.prev
+	} else {
+		r.following.prev = r.prev
+	}
+	r.prev, r.following = nil, nil
+	if l.head == nil {
+		z.used[r.class>>6] &^= 1 << (r.class & 63)
+	}
+}
+
+func (z *sizes) move(r *Ring) {
+	if sizeClass(r.blocks.len()) != r.class {
+		z.remove(r)
+		z.put(r)
+	}
+}
+
+func (z *sizes) largest() *Ring {
+	for i := len(z.used) - 1; i >= 0; i-- {
+		if z.used[i] != 0 {
+			return z.lists[i<<6+bits.Len64(z.used[i])-1].head
+		}
+	}
+	return nil
+}
