@@ -14,8 +14,12 @@ import (
 	"sync"
 )
 
-// ErrClosed is the error of writes after Close.
-var ErrClosed = errors.New("outbuf: closed")
+var (
+	// ErrClosed is the error of writes after Close.
+	ErrClosed = errors.New("outbuf: closed")
+	// ErrFull is the error of a TryAppend that would have to wait.
+	ErrFull = errors.New("outbuf: full")
+)
 
 // size is the capacity of a pooled buffer, in bytes.
 const size = 64 << 10
@@ -52,7 +56,12 @@ func New(sink func([]byte) error) *Writer {
 // the buffer is full, until the sink has taken some. The error is that of an
 // earlier write: what was appended may not have been written when Append
 // returns, see Flush.
-func (w *Writer) Append(parts ...[]byte) error {
+func (w *Writer) Append(parts ...[]byte) error { return w.append(true, parts) }
+
+// TryAppend is Append that returns ErrFull where Append would block.
+func (w *Writer) TryAppend(parts ...[]byte) error { return w.append(false, parts) }
+
+func (w *Writer) append(wait bool, parts [][]byte) error {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
@@ -63,6 +72,9 @@ func (w *Writer) Append(parts ...[]byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.err == nil && w.filling != nil && len(w.filling.b)+n > size {
+		if !wait {
+			return ErrFull
+		}
 		w.changed.Wait()
 	}
 	if w.err != nil {

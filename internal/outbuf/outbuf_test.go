@@ -85,6 +85,9 @@ func TestFullBufferBlocksUntilTheSinkTakes(t *testing.T) {
 		if appended != 3 { // one with the sink, two in the buffer
 			t.Fatalf("%d pieces of 30 KiB were taken while the sink blocked, want 3", appended)
 		}
+		if err := w.TryAppend(make([]byte, 30<<10)); err != ErrFull {
+			t.Errorf("TryAppend: %v", err)
+		}
 		close(gate)
 		<-done
 		w.Close()

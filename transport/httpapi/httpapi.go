@@ -1,0 +1,274 @@
+// Package httpapi is the HTTP door for people and scripts that read logs.
+//
+//	GET /v1/recent  what is held, oldest first, then the end
+//	GET /v1/tail    what arrives, until the client leaves; a WebSocket if the
+//	                client asks for one, a chunked stream if not
+//	GET /           a page of help
+//
+// Which records: app=, space=, org=, source_id= (names or ids, repeatable; an app
+// within a space within an org; none is everything), stream=out|err, instance=,
+// source_type=, kind=. From where: one of since=, lines= and cursor=; without
+// any, recent gives everything held and tail starts now. wait=true waits for an
+// app that has not logged yet, in place of 404. order=time merges the apps by
+// timestamp and order=source does not, which is cheaper; the latter is what a
+// tail in protobuf does unless told.
+//
+// The header Accept chooses the form: text/plain is lines that a person reads
+// (the default), application/x-ndjson one JSON object a line, application/
+// x-protobuf encoded EnvelopeBatch messages, each behind its length as a varint.
+// On a WebSocket a binary message is one encoded EnvelopeBatch. The last two are
+// written straight from the memory of the ring. Their fields above 100 carry the
+// numbers from which a client builds its cursor (envelope.ParseBatch and
+// envelope.Cursor.Advance do), to be handed back as cursor= after a cut: then no
+// record is repeated, and what was lost is counted.
+//
+// # Delivery
+//
+// A reader is a cursor in rings that others write. One that is too slow falls
+// behind, and what the ring gave up in the meantime is a number that it is told:
+// in text as the line "-- 123 lines missed --", in JSON as
+// {"type":"missed","missed":123}, in protobuf in the header of the batch. A
+// server that was started anew cannot know the number; that is told as well.
+// Nobody else is affected. Of one reader at most 128 KiB wait to be written, and
+// its connection is cut after Options.WriteTimeout without progress.
+//
+// # Lifecycle
+//
+// A Handler starts a goroutine for every WebSocket, which http.Server.Shutdown
+// does not know of: call Handler.Shutdown first.
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// Source is what a Handler reads from.
+type Source interface {
+	envelope.Source
+
+	// Known reports whether a source that is held now matches. What the
+	// selectors ask of single records is not looked at.
+	Known(sel []envelope.Selector) bool
+}
+
+// Defaults of Options.
+const (
+	DefaultMaxReaders   = 10_000
+	DefaultWriteTimeout = time.Minute
+	DefaultPingInterval = 30 * time.Second
+)
+
+// MaxURL bounds the request's path and query, in bytes. A cursor over some ten
+// thousand sources fits.
+const MaxURL = 256 << 10
+
+// Options of a Handler. The zero value is useful.
+type Options struct {
+	// Authorize decides who may read what: an error refuses the request with
+	// status 401. It is called before the request learns anything else. nil
+	// lets everybody read everything.
+	Authorize func(r *http.Request, sel []envelope.Selector) error
+
+	// MaxReaders bounds the tails and dumps served at the same time; more are
+	// refused with status 503. Default 10,000.
+	MaxReaders int
+
+	// WriteTimeout is how long a reader may take nothing before it is cut off.
+	// Default one minute.
+	WriteTimeout time.Duration
+
+	// PingInterval is the time between pings on a WebSocket, which tell a quiet
+	// connection from a dead one. Default 30 seconds.
+	PingInterval time.Duration
+
+	// Location is the time zone of text. Default the server's own.
+	Location *time.Location
+
+	// Logger gets what happens to the Handler as a whole. Default none.
+	Logger *slog.Logger
+}
+
+func (o *Options) withDefaults() Options {
+	var opt Options
+	if o != nil {
+		opt = *o
+	}
+	if opt.MaxReaders <= 0 {
+		opt.MaxReaders = DefaultMaxReaders
+	}
+	if opt.WriteTimeout <= 0 {
+		opt.WriteTimeout = DefaultWriteTimeout
+	}
+	if opt.PingInterval <= 0 {
+		opt.PingInterval = DefaultPingInterval
+	}
+	if opt.Location == nil {
+		opt.Location = time.Local
+	}
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	return opt
+}
+
+// Handler serves the endpoints above.
+type Handler struct {
+	src Source
+	opt Options
+
+	ctx    context.Context // ends when Shutdown begins
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	readers map[*reader]struct{}
+	running sync.WaitGroup // one for each of readers
+
+	refused, stalled, batches, records, bytes, missed atomic.Uint64
+}
+
+// reader is one tail or dump.
+type reader struct {
+	abort func() // ends it at once
+}
+
+// New returns a Handler that reads from src.
+func New(src Source, o *Options) *Handler {
+	h := &Handler{src: src, opt: o.withDefaults(), readers: make(map[*reader]struct{})}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	return h
+}
+
+// Stats counts what a Handler did.
+type Stats struct {
+	Readers int    // tails and dumps served now
+	Refused uint64 // requests refused because of MaxReaders
+	Stalled uint64 // readers cut off because they took nothing for WriteTimeout
+	Batches uint64 // batches read for all readers together
+	Records uint64 // records in them
+	Bytes   uint64 // bytes of these records, as they are held
+	Missed  uint64 // records that readers were told are missing
+}
+
+// Stats returns the counters.
+func (h *Handler) Stats() Stats {
+	h.mu.Lock()
+	n := len(h.readers)
+	h.mu.Unlock()
+	return Stats{
+		Readers: n,
+		Refused: h.refused.Load(),
+		Stalled: h.stalled.Load(),
+		Batches: h.batches.Load(),
+		Records: h.records.Load(),
+		Bytes:   h.bytes.Load(),
+		Missed:  h.missed.Load(),
+	}
+}
+
+var (
+	errClosing = errors.New("httpapi: shutting down")
+	errTooMany = errors.New("httpapi: too many readers")
+	errAborted = errors.New("httpapi: ended by the server")
+	errStalled = errors.New("httpapi: reader took nothing for too long")
+)
+
+// enter admits a reader, which must leave.
+func (h *Handler) enter() (*reader, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.ctx.Err() != nil:
+		return nil, errClosing
+	case len(h.readers) >= h.opt.MaxReaders:
+		h.refused.Add(1)
+		return nil, errTooMany
+	}
+	r := &reader{}
+	h.readers[r] = struct{}{}
+	h.running.Add(1)
+	return r, nil
+}
+
+// onAbort says how to end r at once.
+func (h *Handler) onAbort(r *reader, abort func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r.abort = abort
+}
+
+func (h *Handler) leave(r *reader) {
+	h.mu.Lock()
+	delete(h.readers, r)
+	h.mu.Unlock()
+	h.running.Done()
+}
+
+// Shutdown takes no more requests, writes out to every reader what was read for
+// it already, and ends it: a WebSocket with the status "going away", which tells
+// the client to come again with its cursor. It returns when all are gone; those
+// that are not when ctx ends are cut off, and the error is ctx's.
+func (h *Handler) Shutdown(ctx context.Context) error {
+	h.mu.Lock()
+	h.cancel()
+	n := len(h.readers)
+	h.mu.Unlock()
+	if n > 0 {
+		h.opt.Logger.Info("ending readers", "readers", n)
+	}
+	gone := make(chan struct{})
+	go func() {
+		h.running.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	n = len(h.readers)
+	for r := range h.readers {
+		if r.abort != nil {
+			go r.abort() // closing a TLS connection can take seconds
+		}
+	}
+	h.mu.Unlock()
+	h.opt.Logger.Warn("cutting readers off", "readers", n)
+	<-gone
+	return ctx.Err()
+}
+
+// Close is Shutdown without patience.
+func (h *Handler) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	h.Shutdown(ctx)
+	return nil
+}
+
+// deliver puts the batches of a query until the query ends, or put fails.
+func (h *Handler) deliver(ctx context.Context, q envelope.Query, put func(envelope.Batch) error) error {
+	for b, err := range h.src.Batches(ctx, q) {
+		if err != nil {
+			return err
+		}
+		h.batches.Add(1)
+		h.records.Add(uint64(b.Count))
+		h.bytes.Add(uint64(len(b.Records)))
+		if b.Missed > 0 {
+			h.missed.Add(b.Missed)
+		}
+		if err := put(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
