@@ -1,0 +1,42 @@
+// Package transport carries batches between processes: the native link.
+//
+// There are two ends. A [Server] listens and hands what arrives to an
+// envelope.Writer. A [Link] reads an envelope.Source from the oldest record on
+// and sends everything to a server, for as long as it lives, over as many
+// connections as that takes.
+//
+// # Wire
+//
+// Over TCP, TLS or a unix stream socket the sender writes EnvelopeBatch
+// messages, each after its length as a protobuf varint. The server answers, on
+// the same connection and framed alike, with Ack messages. There is no greeting:
+// any program that writes length-delimited protobuf is a sender. Over UDP a
+// datagram is one EnvelopeBatch without a length.
+//
+// # Delivery
+//
+// A sender that names the stream of its batches (see envelope.Batch) is told how
+// far the records of that stream have arrived, after the server's Writer has
+// taken them. A Link keeps nothing but a cursor of what has been acknowledged.
+// When a connection breaks, it goes back to that cursor in its Source, so
+// nothing is lost that the Source still holds, and what it no longer holds is
+// counted in the Missed of the next batch. What was under way when the
+// connection broke is sent twice; the Writer knows it by its numbers.
+//
+// A sender that names no stream gets no answer, and what was under way when its
+// connection broke is lost uncounted. The same goes for datagrams.
+//
+// # Lifecycle
+//
+// NewLink starts goroutines, as does each Serve for the connections it accepts.
+// Close stops at once and Shutdown in good order; both return when the
+// goroutines are gone and may be called again.
+//
+// # Memory
+//
+// A connection of a Server starts with 4 KiB and grows with the bytes that have
+// arrived, never with a length that was merely announced; all connections
+// together stay within ServerOptions.MaxBuffered beyond that. A Link holds about
+// twice 256 KiB. Batches handed to a Writer alias the connection's buffer and
+// are borrowed, as envelope.Writer says.
+package transport

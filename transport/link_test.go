@@ -1,0 +1,486 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/faultnet"
+)
+
+const address = "tcp://server:3456"
+
+// serve starts a Server on the network's address, for a test to stop.
+func serve(t *testing.T, n *faultnet.Network, w envelope.Writer, o *ServerOptions) *Server {
+	t.Helper()
+	ln, err := n.Listen("server:3456")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(w, o)
+	go func() {
+		if err := s.Serve(ln); !errors.Is(err, ErrClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	}()
+	synctest.Wait()
+	return s
+}
+
+func dial(t *testing.T, n *faultnet.Network, src envelope.Source, o LinkOptions) *Link {
+	t.Helper()
+	o.DialContext = n.DialContext
+	l, err := NewLink(address, src, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestConservation cuts, stalls and splits a link at random and asks for every
+// record exactly once at the other end.
+func TestConservation(t *testing.T) {
+	seeds := 150
+	if testing.Short() {
+		seeds = 20
+	}
+	first := rand.Uint64()
+	t.Logf("first seed %d", first)
+	var cuts, repeats int
+	for i := range seeds {
+		seed := first + uint64(i)
+		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, r := conserve(t, seed)
+				cuts += c
+				repeats += r
+			})
+		})
+		if !ok {
+			break
+		}
+	}
+	t.Logf("%d connections cut, %d records repeated", cuts, repeats)
+	if cuts < 2*seeds || repeats == 0 {
+		t.Errorf("this tests nothing: %d cuts, %d repeats", cuts, repeats)
+	}
+}
+
+func conserve(t *testing.T, seed uint64) (cuts, repeats int) {
+	random := rand.New(rand.NewPCG(seed, 1))
+	plan := rand.New(rand.NewPCG(seed, 2))
+	network := &faultnet.Network{Plan: func(int) faultnet.Faults { return faultnet.Random(plan, 40_000) }}
+	src, dst := newRings(1+random.IntN(40)), newSink(t)
+	server := serve(t, network, dst, nil)
+	link := dial(t, network, src, LinkOptions{MaxUnacked: 1000 + random.IntN(100_000)})
+
+	made := make(map[envelope.StreamID]uint64)
+	for range 60 {
+		id := envelope.StreamID(1 + random.IntN(4))
+		n := random.IntN(100)
+		src.add(id, n)
+		made[id] += uint64(n)
+		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
+		if random.IntN(20) == 0 { // a server is replaced; its memory of numbers lives in dst
+			server.Close()
+			server = serve(t, network, dst, nil)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	left, err := link.Shutdown(ctx)
+	if left != 0 || err != nil {
+		t.Errorf("Shutdown: %d left, %v, after %v; %+v", left, err, dst, link.Stats())
+	}
+	server.Close()
+	dst.check(made)
+	var total uint64
+	for id, n := range made {
+		total += n
+		if dst.gaps[id] != 0 {
+			t.Errorf("stream %d: %d records missed though the source lost none", id, dst.gaps[id])
+		}
+	}
+	if s := link.Stats(); s.Acked != total || s.Missed != 0 || s.Sent < total {
+		t.Errorf("made %d, stats %+v", total, s)
+	}
+	return int(link.Stats().Reconnects), dst.repeats
+}
+
+// A source that loses records before they could be sent says so, once.
+func TestMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		src.add(1, 100)
+		link := dial(t, network, src, LinkOptions{})
+		time.Sleep(time.Hour) // no server: nothing is sent, everything is held
+		src.drop(1, 30)
+		src.add(2, 5)
+		server := serve(t, network, dst, nil)
+		if err := link.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		link.Close()
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 100, 2: 5})
+		if dst.gaps[1] != 30 {
+			t.Errorf("gap of %d, want 30", dst.gaps[1])
+		}
+		if s := link.Stats(); s.Acked != 75 || s.Missed != 30 || s.Connected {
+			t.Errorf("stats %+v", s)
+		}
+		if s := server.Stats(); s.Records != 75 || s.Missed != 30 {
+			t.Errorf("server stats %+v", s)
+		}
+	})
+}
+
+// When a server that was away is back, the link is there within the longest
+// pause between attempts.
+func TestServerAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		var log lines
+		link := dial(t, network, src, LinkOptions{Logger: slog.New(&log)})
+		src.add(1, 100)
+		time.Sleep(24 * time.Hour)
+		if s := link.Stats(); s.Connected || !strings.Contains(s.LastError, "refused") {
+			t.Errorf("stats %+v", s)
+		}
+		server := serve(t, network, dst, nil)
+		start := time.Now()
+		if err := link.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > maxBackoff {
+			t.Errorf("back after %v", d)
+		}
+
+		// The server stops. The link notices, and finds the next one.
+		if err := server.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		src.add(1, 50)
+		start = time.Now()
+		server = serve(t, network, dst, nil)
+		if err := link.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("at the new server after %v", d)
+		}
+		link.Close()
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 150})
+		if dst.repeats != 0 {
+			t.Errorf("%d repeats after shutdown in good order", dst.repeats)
+		}
+		if got := log.messages(); got != "cannot connect,connected,connection lost,connected" {
+			t.Errorf("log: %s", got)
+		}
+	})
+}
+
+// A server that takes everything and says nothing is left after AckTimeout, and
+// so is one that takes nothing.
+func TestHungServer(t *testing.T) {
+	for name, faults := range map[string]faultnet.Faults{
+		"no acknowledgements": {ToClient: faultnet.Way{HoleAt: 100}},
+		"takes nothing":       {ToServer: faultnet.Way{HoleAt: 30_000}},
+		"one byte at a time":  {ToServer: faultnet.Way{HoleAt: 30_000, Buffer: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := &faultnet.Network{Plan: func(n int) faultnet.Faults {
+					if n == 0 {
+						return faults
+					}
+					return faultnet.Faults{}
+				}}
+				src, dst := newRings(10), newSink(t)
+				server := serve(t, network, dst, nil)
+				link := dial(t, network, src, LinkOptions{MaxUnacked: 20_000})
+				start := time.Now()
+				src.add(1, 5000)
+				if err := link.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(start); d < 10*time.Second || d > 11*time.Second {
+					t.Errorf("left after %v", d)
+				}
+				if s := link.Stats(); s.Sent > 5000+2000 {
+					t.Errorf("sent %d records for 5000", s.Sent)
+				}
+				link.Close()
+				server.Close()
+				dst.check(map[envelope.StreamID]uint64{1: 5000})
+			})
+		})
+	}
+}
+
+// An idle connection is nobody's fault and lasts.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		server := serve(t, network, dst, nil)
+		link := dial(t, network, src, LinkOptions{})
+		for range 5 {
+			time.Sleep(24 * time.Hour)
+			src.add(1, 1)
+			synctest.Wait()
+			if s := link.Stats(); s.Unacked != 0 || s.Reconnects != 0 {
+				t.Fatalf("stats %+v", s)
+			}
+		}
+		link.Close()
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 5})
+	})
+}
+
+// A Writer that fails keeps its batch unacknowledged, and gets it again.
+func TestWriterFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		dst.refuse(errors.New("disk full"))
+		server := serve(t, network, dst, nil)
+		link := dial(t, network, src, LinkOptions{})
+		src.add(1, 100)
+		time.Sleep(time.Minute)
+		if s := link.Stats(); s.Acked != 0 || s.Reconnects < 5 || s.Reconnects > 60 {
+			t.Errorf("stats %+v", s)
+		}
+		dst.refuse(nil)
+		if err := link.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		link.Close()
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 100})
+		if n := server.Stats().Refused["writer"]; n == 0 {
+			t.Error("not counted")
+		}
+	})
+}
+
+func TestFlushAndShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		link := dial(t, network, src, LinkOptions{})
+		if err := link.Flush(t.Context()); err != nil {
+			t.Errorf("Flush of nothing: %v", err)
+		}
+		src.add(1, 42)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := link.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Flush without server: %v", err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		left, err := link.Shutdown(ctx)
+		if left != 42 || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown without server: %d left, %v", left, err)
+		}
+		if left, err := link.Shutdown(t.Context()); left != 42 || !errors.Is(err, ErrClosed) {
+			t.Errorf("Shutdown again: %d left, %v", left, err)
+		}
+		link.Close()
+
+		server := serve(t, network, dst, nil)
+		link = dial(t, network, src, LinkOptions{})
+		if left, err := link.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Errorf("Shutdown with server: %d left, %v", left, err)
+		}
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 42})
+	})
+}
+
+// When the Source ends, the link ends after the last acknowledgement.
+func TestSourceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{Plan: func(n int) faultnet.Faults {
+			if n == 0 {
+				return faultnet.Faults{ToServer: faultnet.Way{ResetAt: 500}}
+			}
+			return faultnet.Faults{}
+		}}
+		src, dst := newRings(10), newSink(t)
+		src.add(1, 100)
+		src.end()
+		server := serve(t, network, dst, nil)
+		link := dial(t, network, src, LinkOptions{})
+		<-link.done
+		if s := link.Stats(); s.Acked != 100 || s.Reconnects != 1 {
+			t.Errorf("stats %+v", s)
+		}
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 100})
+	})
+}
+
+// A list of servers: the link goes to the one that answers.
+func TestSeveralServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		server := serve(t, network, dst, nil)
+		src.add(1, 10)
+		link, err := NewLink("tcp://gone:1, tcp://server:3456,tcp://gone:2", src, &LinkOptions{DialContext: network.DialContext})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := link.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Errorf("%d left, %v", left, err)
+		}
+		if s := link.Stats(); s.Server != "tcp://server:3456" {
+			t.Errorf("stats %+v", s)
+		}
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 10})
+	})
+}
+
+// Records that nobody numbered go out once, unacknowledged.
+func TestUnnumbered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		dst := newSink(t)
+		server := serve(t, network, dst, nil)
+		records := envelope.AppendLog(nil, fixed, 1, envelope.Out, []byte("hello"))
+		src := sourceFunc(func(ctx context.Context, q envelope.Query, yield func(envelope.Batch) bool) {
+			if !q.Follow {
+				return
+			}
+			for range 1000 {
+				b, _ := envelope.Of(records)
+				if !yield(b) {
+					return
+				}
+			}
+		})
+		link := dial(t, network, src, LinkOptions{MaxUnacked: 1000})
+		<-link.done
+		synctest.Wait()
+		server.Close()
+		if s := link.Stats(); s.Acked != 1000 || dst.loose != 1000 {
+			t.Errorf("stats %+v, arrived %d", s, dst.loose)
+		}
+	})
+}
+
+func TestAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		"tcp://127.0.0.1:3456":    "tcp://127.0.0.1:3456",
+		"tcp://[::1]:3456/":       "tcp://[::1]:3456",
+		"tls://logs.example:443":  "tls://logs.example:443",
+		"unix:///run/logs.sock":   "unix:///run/logs.sock",
+		"":                        "",
+		"127.0.0.1:3456":          "",
+		"tcp://127.0.0.1":         "",
+		"tcp://:3456":             "",
+		"tcp://host:0":            "",
+		"tcp://host:65536":        "",
+		"tcp://host:port":         "",
+		"tcp://host:1/path":       "",
+		"http://host:80":          "",
+		"unix://run/logs.sock":    "",
+		"unix:///":                "",
+		"tcp://user:s3cret@h:1":   "",
+		"tcp://h:1?token=s3cret":  "",
+		"tcp://h:1,tcp://s3cret":  "",
+		"tcp://h:1\x00s3cret":     "",
+		"tcp://h:1,":              "",
+		"tcp://h s3cret:1":        "",
+		"tcp://[::1:s3cret":       "",
+		"unix://s3cret@/run/sock": "",
+	} {
+		ts, err := parseTargets(in)
+		switch {
+		case want == "" && (err == nil || !errors.Is(err, ErrAddress) || strings.Contains(err.Error(), "s3cret")):
+			t.Errorf("%q: %v, %v", in, ts, err)
+		case want != "" && (err != nil || ts[0].String() != want):
+			t.Errorf("%q: %v, %v", in, ts, err)
+		}
+	}
+	if _, err := NewLink("nonsense", newRings(1), nil); !errors.Is(err, ErrAddress) {
+		t.Errorf("NewLink: %v", err)
+	}
+}
+
+// The link's log speaks of changes, and of a link that flaps not without end.
+func TestFlappingLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		ln, _ := network.Listen("server:3456")
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				c.(*faultnet.Conn).Reset()
+			}
+		}()
+		var log lines
+		link := dial(t, network, newRings(1), LinkOptions{Logger: slog.New(&log), Backoff: func(int) time.Duration { return 100 * time.Millisecond }})
+		time.Sleep(10 * time.Minute)
+		link.Close()
+		ln.Close()
+		if n := len(strings.Split(log.messages(), ",")); n > 11*linesPerMinute || n < linesPerMinute {
+			t.Errorf("%d lines", n)
+		}
+	})
+}
+
+// lines is a slog.Handler that keeps messages and attributes.
+type lines struct {
+	mu   sync.Mutex
+	text []string
+	all  []string
+}
+
+func (l *lines) Enabled(context.Context, slog.Level) bool { return true }
+func (l *lines) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *lines) WithGroup(string) slog.Handler            { return l }
+func (l *lines) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := r.Message
+	r.Attrs(func(a slog.Attr) bool { s += " " + a.String(); return true })
+	l.text, l.all = append(l.text, r.Message), append(l.all, s)
+	return nil
+}
+
+func (l *lines) messages() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.text, ",")
+}
+
+type sourceFunc func(ctx context.Context, q envelope.Query, yield func(envelope.Batch) bool)
+
+func (f sourceFunc) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		f(ctx, q, func(b envelope.Batch) bool { return yield(b, nil) })
+	}
+}
+
+var _ net.Conn = (*faultnet.Conn)(nil)

@@ -1,0 +1,297 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// ErrClosed means that a Server or Link was used after its Close or Shutdown.
+var ErrClosed = errors.New("transport: closed")
+
+// ServerOptions are what a Server can be told. Nil and the zero value mean the
+// defaults.
+type ServerOptions struct {
+	// TLS is used on every connection; nil means none. Certificates that are
+	// replaced while the server runs belong into its GetCertificate.
+	TLS *tls.Config
+
+	// MaxMessage bounds one message in bytes. Default 10 MiB.
+	MaxMessage int
+	// MaxConns bounds the connections open at once; further ones are closed and
+	// counted. Default 4096.
+	MaxConns int
+	// MaxBuffered bounds what the buffers of all connections hold together, in
+	// bytes, beyond the 4 KiB each that they start with. A connection that
+	// needs more is closed. Default 512 MiB.
+	MaxBuffered int64
+
+	// MessageTimeout bounds the time from the first byte of a message to its
+	// last, and that of a TLS handshake. Between messages a sender may be silent
+	// for as long as it likes. Default 30 s.
+	MessageTimeout time.Duration
+	// AckTimeout bounds the time a sender may leave its acknowledgements
+	// unread. Default 10 s.
+	AckTimeout time.Duration
+	// DrainTime is how long Shutdown goes on reading what senders have already
+	// sent. Default 200 ms.
+	DrainTime time.Duration
+
+	// Logger hears of refused input, at most once per reason and minute. Nil
+	// discards.
+	Logger *slog.Logger
+}
+
+func (o *ServerOptions) withDefaults() ServerOptions {
+	var c ServerOptions
+	if o != nil {
+		c = *o
+	}
+	if c.TLS != nil {
+		c.TLS = c.TLS.Clone()
+	}
+	c.MaxMessage = cmp.Or(max(c.MaxMessage, 0), 10<<20)
+	c.MaxConns = cmp.Or(max(c.MaxConns, 0), 4096)
+	c.MaxBuffered = cmp.Or(max(c.MaxBuffered, 0), 512<<20)
+	c.MessageTimeout = cmp.Or(max(c.MessageTimeout, 0), 30*time.Second)
+	c.AckTimeout = cmp.Or(max(c.AckTimeout, 0), 10*time.Second)
+	c.DrainTime = cmp.Or(max(c.DrainTime, 0), 200*time.Millisecond)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Server takes batches from connections and datagrams and hands them to a
+// Writer. A batch is acknowledged when the Writer has returned without error; a
+// Writer that returns one has its connection closed, so that the sender comes
+// back with the batch later.
+//
+// One connection that sends rubbish is closed, counted by reason, and costs the
+// others nothing.
+type Server struct {
+	w    envelope.Writer
+	opts ServerOptions
+
+	ctx    context.Context // of WriteBatch; ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // connections, and loops of Serve and ServePacket
+
+	mu        sync.Mutex
+	closing   bool
+	listeners map[net.Listener]struct{}
+	packets   map[net.PacketConn]struct{}
+	conns     map[*conn]struct{}
+
+	complaints complaints
+	buffered   atomic.Int64 // bytes of buffers beyond baseBuffer
+	accepted   atomic.Uint64
+	batches    atomic.Uint64
+	records    atomic.Uint64
+	bytes      atomic.Uint64
+	missed     atomic.Uint64
+	datagrams  atomic.Uint64
+}
+
+// ServerStats is what a Server has counted since it was made.
+type ServerStats struct {
+	Connections int    // open now
+	Accepted    uint64 // connections taken
+	Batches     uint64 // handed to the Writer, datagrams included
+	Records     uint64 // in those, repeats included
+	Bytes       uint64 // read, whatever they were
+	Missed      uint64 // records that senders said were lost before they could send them, repeats included
+	Datagrams   uint64 // received
+
+	// Refused is how many connections and datagrams were given up, by reason:
+	// http, tls, text, malformed, too_large, truncated, stalled, handshake,
+	// reset, acks, writer, full, memory.
+	Refused map[string]uint64
+}
+
+// NewServer makes a server that hands what it receives to w, whose WriteBatch
+// is called by several goroutines at once. Nothing runs before Serve.
+func NewServer(w envelope.Writer, o *ServerOptions) *Server {
+	s := &Server{
+		w:         w,
+		opts:      o.withDefaults(),
+		listeners: make(map[net.Listener]struct{}),
+		packets:   make(map[net.PacketConn]struct{}),
+		conns:     make(map[*conn]struct{}),
+	}
+	s.complaints.log = s.opts.Logger
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Serve accepts connections until ln fails or the server is shut down, which
+// closes ln and makes Serve return ErrClosed. It starts one goroutine per
+// connection. It may be called for several listeners.
+func (s *Server) Serve(ln net.Listener) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		ln.Close()
+		return ErrClosed
+	}
+	s.listeners[ln] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	defer s.wg.Done()
+	defer ln.Close()
+	defer s.forget(ln)
+
+	for delay := time.Duration(0); ; {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			delay = 0
+			s.start(nc)
+		case s.isClosing():
+			return ErrClosed
+		case scarce(err):
+			// Out of file descriptors: it passes as others close theirs.
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			s.complaints.add(&fault{reason: reasonFull, says: "cannot accept", err: err}, ln.Addr())
+			if !pause(s.ctx, delay) {
+				return ErrClosed
+			}
+		default:
+			return err
+		}
+	}
+}
+
+func scarce(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// pause waits for d and reports whether ctx was still alive then.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *Server) forget(ln net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, ln)
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// start gives a connection its goroutine, or turns it away.
+func (s *Server) start(nc net.Conn) {
+	c := &conn{s: s, raw: nc}
+	s.mu.Lock()
+	full := len(s.conns) >= s.opts.MaxConns
+	if s.closing || full {
+		s.mu.Unlock()
+		nc.Close()
+		if full {
+			s.complaints.add(&fault{reason: reasonFull, says: "too many connections"}, nc.RemoteAddr())
+		}
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	s.accepted.Add(1)
+	go func() {
+		defer s.wg.Done()
+		c.serve()
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	}()
+}
+
+// Shutdown accepts no more, reads for DrainTime what senders have already sent,
+// acknowledges it, and closes. Nothing that was acknowledged is lost, and what
+// was not is sent again by a Link, to whoever listens next. When ctx ends first,
+// the rest is closed at once and ctx's error is returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop(func(c *conn) { c.drain() })
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		s.cancel()
+		return nil
+	case <-ctx.Done():
+		s.Close()
+		<-done
+		return ctx.Err()
+	}
+}
+
+// Close closes listeners and connections at once and returns when their
+// goroutines are gone. Records that the Writer has not yet taken are not
+// acknowledged.
+func (s *Server) Close() error {
+	s.cancel()
+	s.stop(func(c *conn) { c.raw.Close() })
+	s.wg.Wait()
+	return nil
+}
+
+// stop ends accepting and applies f to every connection.
+func (s *Server) stop(f func(*conn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	for pc := range s.packets {
+		pc.SetReadDeadline(time.Now())
+	}
+	for c := range s.conns {
+		f(c)
+	}
+}
+
+// Stats may be called at any time. The numbers are read one after the other, so
+// they fit together exactly only when nothing arrives.
+func (s *Server) Stats() ServerStats {
+	s.mu.Lock()
+	open := len(s.conns)
+	s.mu.Unlock()
+	return ServerStats{
+		Connections: open,
+		Accepted:    s.accepted.Load(),
+		Batches:     s.batches.Load(),
+		Records:     s.records.Load(),
+		Bytes:       s.bytes.Load(),
+		Missed:      s.missed.Load(),
+		Datagrams:   s.datagrams.Load(),
+		Refused:     s.complaints.snapshot(),
+	}
+}
