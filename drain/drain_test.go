@@ -1,0 +1,412 @@
+package drain
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// receiver is the other end of in-memory connections: it takes octet counting
+// apart, keeps what it got, and refuses while it is told to.
+type receiver struct {
+	mu       sync.Mutex
+	refuse   error
+	dials    []time.Time
+	conns    []net.Conn
+	messages []string
+	got      chan struct{} // one for each message, as far as it has room
+}
+
+func newReceiver() *receiver { return &receiver{got: make(chan struct{}, 1<<20)} }
+
+func (r *receiver) dial(context.Context, string, string) (net.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dials = append(r.dials, time.Now())
+	if r.refuse != nil {
+		return nil, r.refuse
+	}
+	here, there := net.Pipe()
+	r.conns = append(r.conns, there)
+	go r.read(there)
+	return here, nil
+}
+
+func (r *receiver) read(c net.Conn) {
+	defer c.Close()
+	in := bufio.NewReader(c)
+	for {
+		m, err := readFrame(in)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.messages = append(r.messages, m)
+		r.mu.Unlock()
+		r.got <- struct{}{}
+	}
+}
+
+func readFrame(in *bufio.Reader) (string, error) {
+	var n int
+	for {
+		c, err := in.ReadByte()
+		if err != nil {
+			return "", err
+		}
+		if c == ' ' {
+			break
+		}
+		if c < '0' || c > '9' {
+			return "", fmt.Errorf("%q in a length", c)
+		}
+		n = 10*n + int(c-'0')
+	}
+	buf := make([]byte, n)
+	_, err := io.ReadFull(in, buf)
+	return string(buf), err
+}
+
+func (r *receiver) await(n int) {
+	for range n {
+		<-r.got
+	}
+}
+
+// texts gives the messages' MSG without the LF, once all that was sent is read.
+func (r *receiver) texts() (list []string) {
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.messages {
+		if _, msg, ok := strings.Cut(m, `"] `); ok {
+			m = msg
+		}
+		list = append(list, strings.TrimSuffix(m, "\n"))
+	}
+	return list
+}
+
+func (r *receiver) set(err error) {
+	r.mu.Lock()
+	r.refuse = err
+	r.mu.Unlock()
+}
+
+// conserve checks that nothing vanished: of total records, given the drain's
+// final numbers.
+func conserve(t *testing.T, s Stats, total uint64) {
+	t.Helper()
+	if s.Accepted != total || s.Accepted != s.Delivered+s.Missed+s.Filtered+s.Pending {
+		t.Errorf("%d records: %+v", total, s)
+	}
+}
+
+func open(t *testing.T, url string, src envelope.Source, o *Options) *Drain {
+	t.Helper()
+	d, err := Open(url, src, everything, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func TestDelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		src.lines(1, 0, 1000)
+		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
+		rcv.await(1000)
+		src.lines(1, 1000, 1100)
+		src.lines(2, 0, 10)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		next := map[string]int{}
+		for _, m := range rcv.texts() {
+			ring, seq, _ := strings.Cut(m, " ")
+			if seq != fmt.Sprintf("seq=%d", next[ring]) {
+				t.Fatalf("%s after %d", m, next[ring])
+			}
+			next[ring]++
+		}
+		if next["ring=1"] != 1100 || next["ring=2"] != 10 {
+			t.Errorf("got %v", next)
+		}
+		s := d.Stats()
+		conserve(t, s, 1110)
+		if s.Delivered != 1110 || s.Resent != 0 || s.Connects != 1 || s.State != Closed {
+			t.Errorf("%+v", s)
+		}
+		if c := d.Cursor(); c.Rings[1] != 1101 || c.Rings[2] != 11 {
+			t.Errorf("cursor %v", c)
+		}
+	})
+}
+
+func TestT01CloseWhileIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		d := open(t, "syslog://host:1", src, &Options{DialContext: rcv.dial})
+		src.lines(1, 0, 10)
+		rcv.await(10)
+		synctest.Wait()
+		rcv.conns[0].Close()
+		synctest.Wait()
+		if s := d.Stats(); s.State != Idle || len(rcv.dials) != 1 {
+			t.Fatalf("after the peer's close: %+v", s)
+		}
+		time.Sleep(time.Minute)
+		src.lines(1, 10, 20)
+		rcv.await(10)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := d.Stats()
+		conserve(t, s, 20)
+		if s.Delivered != 20 || s.Resent != 0 || s.Connects != 2 || len(rcv.texts()) != 20 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestT08RefusedForAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		rcv.refuse = errors.New("connection refused")
+		start := time.Now()
+		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
+		for i := range 100 {
+			src.lines(1, 10*i, 10*i+10)
+			time.Sleep(36 * time.Second)
+		}
+		if s := d.Stats(); s.State != Waiting && s.State != Connecting || s.LastError != "connection refused" {
+			t.Errorf("%+v", s)
+		}
+		if first := rcv.dials[1].Sub(start); first > 50*time.Millisecond {
+			t.Errorf("first retry after %v", first)
+		}
+		// Half of 30 s on average, after a quick start.
+		if n := len(rcv.dials); n < 150 || n > 400 {
+			t.Errorf("%d attempts in an hour", n)
+		}
+		rcv.set(nil)
+		rcv.await(1000)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := d.Stats()
+		conserve(t, s, 1000)
+		if s.Delivered != 1000 || s.Resent != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestT11BackoffDoesNotResetOnConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		src.lines(1, 0, 10)
+		var asked []int
+		open(t, "syslog://host", src, &Options{
+			Backoff: func(n int) time.Duration { asked = append(asked, n); return time.Second },
+			DialContext: func(context.Context, string, string) (net.Conn, error) {
+				here, there := net.Pipe()
+				there.Close()
+				return here, nil
+			},
+		})
+		_ = rcv
+		time.Sleep(5500 * time.Millisecond)
+		synctest.Wait()
+		if want := []int{0, 1, 2, 3, 4, 5}; fmt.Sprint(asked) != fmt.Sprint(want) {
+			t.Errorf("failures %v, want %v", asked, want)
+		}
+	})
+}
+
+func TestMissedIsToldAtTheGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		src.keep = 100
+		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
+		src.lines(1, 0, 50)
+		rcv.await(50)
+		rcv.set(errors.New("down"))
+		synctest.Wait()
+		rcv.conns[0].Close()
+		synctest.Wait()
+		for i := 50; i < 5050; i++ {
+			src.lines(1, i, i+1)
+		}
+		time.Sleep(time.Minute)
+		rcv.set(nil)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := d.Stats()
+		conserve(t, s, 5050)
+		var next, told uint64
+		for _, m := range rcv.texts() {
+			var n uint64
+			if _, notice, ok := strings.Cut(m, "(output buffer overflow): "); ok {
+				fmt.Sscanf(notice, "%d messages dropped since 2026-02-03T04:05:06+00:00.", &n)
+				told += n
+				next += n
+				continue
+			}
+			if fmt.Sscanf(m, "ring=1 seq=%d", &n); n != next {
+				t.Fatalf("line %d where %d should be", n, next)
+			}
+			next++
+		}
+		if s.Missed == 0 || told != s.Missed || next != 5050 {
+			t.Errorf("told of %d, last line %d: %+v", told, next-1, s)
+		}
+	})
+}
+
+func TestFiltered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		d := open(t, "syslog://host?drain-data=metrics", src, &Options{DialContext: rcv.dial})
+		src.lines(1, 0, 500)
+		src.append(1, envelope.AppendCounter(nil, shop.Encode(), stamp, "c", 1, 1))
+		src.lines(1, 0, 500)
+		rcv.await(1)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := d.Stats()
+		conserve(t, s, 1001)
+		if s.Delivered != 1 || s.Filtered != 1000 || len(rcv.texts()) != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestPlatformNoticeIsDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
+		src.append(1, envelope.AppendMissed(nil, shop.Encode(), stamp, 7, "too slow"))
+		rcv.await(1)
+		d.Shutdown(t.Context())
+		if m := rcv.messages[0]; !strings.Contains(m, `[LGR/0]`) || !strings.HasSuffix(m, "7 lines are missing here: too slow\n") {
+			t.Errorf("%q", m)
+		}
+		conserve(t, d.Stats(), 1)
+	})
+}
+
+func TestShutdownDeadlineCountsWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		rcv.refuse = errors.New("down")
+		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
+		src.lines(1, 0, 10000)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		start := time.Now()
+		err := d.Shutdown(ctx)
+		left, ok := errors.AsType[*UndeliveredError](err)
+		if !ok || left.Records != 10000 || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestReplayAfterDisorderlyEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newMemory()
+		src.batch = 10
+		rcv := newReceiver()
+		broken := errors.New("connection reset by peer")
+		var first *resetConn
+		d := open(t, "syslog://host", src, &Options{DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+			c, err := rcv.dial(ctx, n, a)
+			if first == nil {
+				first = &resetConn{Conn: c, err: broken}
+				return first, nil
+			}
+			return c, err
+		}})
+		src.lines(1, 0, 100)
+		rcv.await(100)
+		synctest.Wait()
+		rcv.conns[0].Close() // seen as a reset
+		rcv.await(100)       // within the time a receiver may take to read, so all of it again
+		src.lines(1, 100, 150)
+		rcv.await(50)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := d.Stats()
+		conserve(t, s, 150)
+		if s.Delivered != 150 || s.Resent != 100 || len(rcv.texts()) != 250 {
+			t.Errorf("%d messages, %+v", len(rcv.texts()), s)
+		}
+	})
+}
+
+// resetConn shows the peer's close as a reset.
+type resetConn struct {
+	net.Conn
+	err error
+}
+
+func (c *resetConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF {
+		err = c.err
+	}
+	return n, err
+}
+
+func TestPacingGathersLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		var c *writeCounter
+		d := open(t, "syslog://host", src, &Options{DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+			conn, err := rcv.dial(ctx, n, a)
+			c = &writeCounter{Conn: conn}
+			return c, err
+		}})
+		for i := range 10000 { // one line each 10 µs
+			src.lines(1, i, i+1)
+			time.Sleep(10 * time.Microsecond)
+		}
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conserve(t, d.Stats(), 10000)
+		if c.writes > 300 { // in a tenth of a second
+			t.Errorf("%d writes", c.writes)
+		}
+	})
+}
+
+type writeCounter struct {
+	net.Conn
+	writes int
+}
+
+func (c *writeCounter) Write(p []byte) (int, error) {
+	c.writes++
+	return c.Conn.Write(p)
+}

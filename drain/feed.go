@@ -1,0 +1,267 @@
+package drain
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+const (
+	chunkSize  = 64 << 10 // what one write carries, about
+	chunkReady = 16 << 10 // what a write that follows another at once must have
+	batchSize  = 32 << 10 // of records asked of the source
+)
+
+// entry is a run of records of one ring on their way to the receiver: how many,
+// and where in the ring to go back to if they don't arrive.
+type entry struct {
+	ring, stream envelope.StreamID
+	start        uint64 // position of the ring before the run, and
+	position     uint64 // after it
+	next         uint64 // of the stream, after it
+
+	records  uint64 // formatted, for the first time
+	again    uint64 // formatted, and known delivered already
+	filtered uint64
+	missed   uint64
+	resets   uint64
+
+	bytes   int
+	end     uint64    // bytes written on the connection up to the end of the run
+	oldest  int64     // timestamp of the first record
+	settled time.Time // when it was known to be received
+}
+
+// chunk is what the next write carries.
+type chunk struct {
+	buf     []byte
+	entries []entry
+}
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+func (c *chunk) free() {
+	if cap(c.buf) > 4*chunkSize {
+		c.buf = nil
+	}
+	c.buf, c.entries = c.buf[:0], c.entries[:0]
+	chunks.Put(c)
+}
+
+// feed is the half of a drain that reads: it ranges over the source, formats
+// into the current chunk, and waits while that is full. Batches are formatted
+// whole and at once, so none of the source's memory is kept.
+type feed struct {
+	target *target
+	format Formatter
+	opened time.Time
+
+	ready chan struct{} // the chunk has something, or enough, for the writer
+	space chan struct{} // the chunk was taken
+
+	mu       sync.Mutex
+	cur      *chunk // nil: empty
+	counted  map[envelope.StreamID]uint64
+	pending  uint64 // records rendered and not settled
+	previous int64  // timestamp of the last record formatted
+
+	read envelope.Cursor // owned by whoever runs the feed
+}
+
+// run reads until the sequence ends, and gives the error that ended it.
+func (f *feed) run(ctx context.Context, src envelope.Source, q envelope.Query) error {
+	for b, err := range src.Batches(ctx, q) {
+		if err != nil {
+			return err
+		}
+		if !f.put(ctx, b) {
+			return ctx.Err()
+		}
+		f.read.Advance(b)
+	}
+	return ctx.Err()
+}
+
+// put formats b; false means that ctx ended first and nothing of b was taken.
+func (f *feed) put(ctx context.Context, b envelope.Batch) bool {
+	for {
+		f.mu.Lock()
+		if f.cur == nil || len(f.cur.buf) < chunkSize/2 && len(f.cur.entries) < maxEntries/4 {
+			break
+		}
+		f.mu.Unlock()
+		select {
+		case <-f.space:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if f.cur == nil {
+		f.cur = chunks.Get().(*chunk)
+	}
+	c := f.cur
+	wasEmpty, wasSmall := len(c.entries) == 0, len(c.buf) < chunkReady
+	f.render(c, b)
+	notify := wasEmpty || wasSmall && len(c.buf) >= chunkReady
+	f.mu.Unlock()
+	if notify {
+		signal(f.ready)
+	}
+	return true
+}
+
+// render appends b to the chunk. Records at positions that were counted before
+// are being sent again: they are formatted, but not counted twice.
+func (f *feed) render(c *chunk, b envelope.Batch) {
+	first := b.Position - min(b.Position, uint64(b.Count)) // position of the first record
+	if b.Ring == b.Stream {
+		first = b.First // exact even where the query left records out
+	}
+	again, missed := uint64(0), b.Missed
+	if known := f.counted[b.Ring]; b.Ring != 0 && known > 0 {
+		if known > first {
+			again = min(known-first, uint64(b.Count))
+		}
+		if gap := first - min(first, b.Missed); known > gap {
+			missed -= min(missed, known-gap)
+		}
+	}
+	e := entry{
+		ring: b.Ring, stream: b.Stream, position: b.Position, next: b.Next,
+		start:  first - min(first, b.Missed),
+		missed: missed,
+	}
+	if b.Reset {
+		e.resets = 1
+	}
+	told := missed == 0 && !b.Reset
+	before := len(c.buf)
+	var n uint64
+	for env, err := range b.All() {
+		if err != nil {
+			break
+		}
+		known := n < again
+		n++
+		r, err := env.Route()
+		if !told {
+			told = true
+			rp := &r
+			if err != nil {
+				rp = nil
+			}
+			c.buf = f.loss(c.buf, env, rp, missed, b.Reset)
+		}
+		if e.oldest == 0 {
+			e.oldest = r.Timestamp
+		}
+		if err != nil || !f.target.wants(env, &r) {
+			if !known {
+				e.filtered++
+			}
+			continue
+		}
+		c.buf = f.format.append(c.buf, env, &r)
+		f.previous = r.Timestamp
+		if known {
+			e.again++
+		} else {
+			e.records++
+		}
+	}
+	if rest := uint64(b.Count) - min(n, uint64(b.Count)); rest > 0 { // a source that hands out torn batches
+		e.missed += rest
+	}
+	if !told {
+		c.buf = f.loss(c.buf, nil, nil, missed, b.Reset)
+	}
+	e.bytes = len(c.buf) - before
+	f.pending += e.records + e.filtered
+	c.add(e)
+}
+
+func (f *feed) loss(dst []byte, e envelope.Envelope, r *envelope.Route, n uint64, unknown bool) []byte {
+	since := f.opened
+	if f.previous != 0 {
+		since = time.Unix(0, f.previous)
+	}
+	return f.format.appendLoss(dst, e, r, n, unknown, since, time.Now())
+}
+
+// add puts e at the end, into the last entry if it continues that.
+func (c *chunk) add(e entry) {
+	if n := len(c.entries); n > 0 {
+		last := &c.entries[n-1]
+		if last.ring == e.ring && last.stream == e.stream && last.position == e.start {
+			last.position, last.next = e.position, e.next
+			last.records += e.records
+			last.again += e.again
+			last.filtered += e.filtered
+			last.missed += e.missed
+			last.resets += e.resets
+			last.bytes += e.bytes
+			return
+		}
+	}
+	c.entries = append(c.entries, e)
+}
+
+// take gives the chunk to the writer; nil if there is nothing.
+func (f *feed) take() *chunk {
+	f.mu.Lock()
+	c := f.cur
+	f.cur = nil
+	f.mu.Unlock()
+	if c != nil {
+		signal(f.space)
+	}
+	return c
+}
+
+// size is how many bytes wait to be taken, and whether anything does: entries
+// that were filtered whole have none.
+func (f *feed) size() (n int, any bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cur == nil {
+		return 0, false
+	}
+	return len(f.cur.buf), true
+}
+
+// rewind gives the cursor to start at again so that every entry comes again: the
+// one that is known good, and for rings that are not in it yet the place where
+// their first entry began.
+func rewind(good envelope.Cursor, entries ...[]entry) envelope.Cursor {
+	c := clone(good)
+	for _, list := range entries {
+		for _, e := range list {
+			if _, ok := c.Rings[e.ring]; ok || e.ring == 0 {
+				continue
+			}
+			if c.Rings == nil {
+				c.Rings = make(map[envelope.StreamID]uint64)
+			}
+			c.Rings[e.ring] = e.start
+		}
+	}
+	return c
+}
+
+func clone(c envelope.Cursor) envelope.Cursor {
+	return envelope.Cursor{Rings: maps.Clone(c.Rings), Streams: maps.Clone(c.Streams)}
+}
+
+func (e *entry) advance(c *envelope.Cursor) {
+	c.Advance(envelope.Batch{Ring: e.ring, Position: e.position, Stream: e.stream, Next: e.next})
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

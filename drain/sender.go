@@ -1,0 +1,457 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+const (
+	// pace is the least time between a small write and the next: lines that
+	// come one by one are gathered for so long.
+	pace = 500 * time.Microsecond
+	// maxEntries bounds what is remembered of runs on their way.
+	maxEntries = 16 << 10
+	// readTime is how long after its kernel a receiver that takes everything
+	// may take to read it.
+	readTime = 5 * time.Second
+	// A connection that lived so long, or took so much, ends a row of failures.
+	provenTime  = 10 * time.Second
+	provenBytes = 64 << 10
+)
+
+// sender is the half of a drain that writes. It owns the connection, takes
+// chunks from the feed, and keeps a log of what it wrote, in order:
+//
+//	sent[:settled]  received by the peer's kernel; kept while a crash of the
+//	               receiver's process could still lose it
+//	sent[settled:]  written, not acknowledged
+//
+// When a connection breaks, the feed starts again before the oldest entry of
+// the log.
+type sender struct {
+	*Drain
+	sent    []entry
+	settled int
+	held    int // bytes of sent[:settled]
+
+	conn      *conn
+	lastWrite time.Time
+	lastSmall bool
+	poll      time.Duration // until the kernel is asked again
+
+	failures int
+	retryAt  time.Time
+	eager    bool // connect though there is nothing to send
+
+	stopFeed  context.CancelFunc
+	fed       chan error // the feed has ended
+	feeding   bool
+	flushing  bool
+	refeedAt  time.Time // when a source that ended is asked again
+	refeeds   int
+	feedSince time.Time
+	finished  bool
+}
+
+func (s *sender) run() {
+	s.eager = true
+	s.query.Follow = true
+	s.startFeed(s.query)
+	defer s.end()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for s.ctx.Err() == nil {
+		s.settle()
+		if s.conn != nil {
+			select {
+			case <-s.conn.dead:
+				s.disconnect(s.conn.err)
+				continue
+			default:
+			}
+		}
+		size, any := s.feed.size()
+		if s.flushing && !s.feeding && !any && s.settled == len(s.sent) && s.refeedAt.IsZero() {
+			s.finished = true
+			return
+		}
+		wait := s.step(size, any)
+		if wait == 0 {
+			continue
+		}
+		timer.Reset(wait)
+		var dead chan struct{}
+		if s.conn != nil {
+			dead = s.conn.dead
+		}
+		flush := s.flush
+		if s.flushing {
+			flush = nil
+		}
+		fed := s.fed
+		if !s.feeding {
+			fed = nil
+		}
+		select {
+		case <-s.ctx.Done():
+		case <-timer.C:
+		case <-s.feed.ready:
+		case <-dead:
+		case err := <-fed:
+			s.feeding = false
+			s.feedEnded(err)
+		case <-flush:
+			// What is held now: where the feed stands, to the end, and no
+			// further.
+			s.flushing = true
+			s.haltFeed()
+			s.startFeed(s.again(s.feed.read))
+		}
+	}
+}
+
+// step does what can be done now and gives how long to wait for more.
+func (s *sender) step(size int, any bool) time.Duration {
+	now := time.Now()
+	wait := time.Hour
+	if !s.refeedAt.IsZero() {
+		if wait = s.refeedAt.Sub(now); wait <= 0 {
+			s.refeedAt = time.Time{}
+			s.startFeed(s.again(s.feed.read))
+			return 0
+		}
+	}
+	if any && size == 0 { // nothing to send, only numbers to keep
+		s.write(s.feed.take())
+		return 0
+	}
+	if s.conn == nil {
+		if !any && !s.eager {
+			return wait
+		}
+		if pause := s.retryAt.Sub(now); pause > 0 {
+			return min(wait, pause)
+		}
+		s.connect()
+		return 0
+	}
+	if s.failures > 0 {
+		if pause := provenTime - now.Sub(s.conn.since); pause > 0 {
+			wait = min(wait, pause)
+		} else {
+			s.failures = 0
+			s.log.Info("connected again")
+		}
+	}
+	if any && len(s.sent)-s.settled < maxEntries {
+		pause := pace - now.Sub(s.lastWrite)
+		if !s.lastSmall || size >= chunkReady || pause <= 0 {
+			s.write(s.feed.take())
+			return 0
+		}
+		return min(wait, pause)
+	}
+	if s.settled < len(s.sent) {
+		s.poll = min(max(2*s.poll, time.Millisecond), time.Second)
+		return min(wait, s.poll)
+	}
+	return wait
+}
+
+func (s *sender) connect() {
+	s.setState(Connecting)
+	c, err := dial(s.ctx, s.feed.target, s.opts)
+	if err != nil {
+		if s.ctx.Err() == nil {
+			s.failed(err)
+		}
+		return
+	}
+	s.conn, s.eager = c, false
+	s.feed.mu.Lock()
+	s.stats.Connects++
+	s.stats.State = Connected
+	s.stats.LastError = ""
+	s.feed.mu.Unlock()
+	if s.failures == 0 {
+		s.log.Info("connected")
+	}
+}
+
+// failed notes a failure to connect or a broken connection and sets when to try
+// again.
+func (s *sender) failed(err error) {
+	s.retryAt = time.Now().Add(s.opts.Backoff(s.failures))
+	s.failures++
+	s.feed.mu.Lock()
+	s.stats.Failures++
+	s.stats.State = Waiting
+	s.stats.LastError = err.Error()
+	s.feed.mu.Unlock()
+	if s.failures == 1 { // the start of an outage; its end is a connect that lasts
+		s.log.Warn("receiver unreachable or gone; trying again until it is back", "error", err)
+	}
+}
+
+func (s *sender) setState(state State) {
+	s.feed.mu.Lock()
+	s.stats.State = state
+	s.feed.mu.Unlock()
+}
+
+// write sends a chunk and puts its entries in the log. An error breaks the
+// connection, and the log then says what to send again.
+func (s *sender) write(c *chunk) {
+	if c == nil {
+		return
+	}
+	defer c.free()
+	var err error
+	if len(c.buf) > 0 {
+		_, err = s.conn.Write(c.buf)
+		s.lastWrite, s.lastSmall = time.Now(), len(c.buf) < chunkReady
+		s.poll = time.Millisecond
+	}
+	var end uint64
+	if s.conn != nil {
+		end = s.conn.raw.written.Load()
+	}
+	for _, e := range c.entries {
+		e.end = end
+		if err != nil {
+			e.end = ^uint64(0)
+		}
+		s.sent = append(s.sent, e)
+	}
+	if err != nil {
+		s.disconnect(err)
+	}
+}
+
+// settle moves what the peer's kernel has acknowledged to the settled part of
+// the log and counts it, then forgets what no failure can lose any more.
+func (s *sender) settle() {
+	if s.settled == len(s.sent) {
+		return
+	}
+	var received uint64
+	if s.conn != nil {
+		received = s.conn.received()
+	}
+	now := time.Now()
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	for s.settled < len(s.sent) && s.sent[s.settled].end <= received {
+		e := &s.sent[s.settled]
+		e.settled = now
+		s.settled++
+		s.held += e.bytes
+		s.stats.Delivered += e.records
+		s.stats.Filtered += e.filtered
+		s.stats.Missed += e.missed
+		s.stats.Resets += e.resets
+		s.feed.pending -= e.records + e.filtered
+		if e.ring != 0 {
+			s.feed.counted[e.ring] = max(s.feed.counted[e.ring], e.position)
+		}
+	}
+	s.oldest = 0
+	if s.settled < len(s.sent) {
+		s.oldest = s.sent[s.settled].oldest
+	}
+	n := 0
+	for n < s.settled && (s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxEntries) {
+		s.held -= s.sent[n].bytes
+		n++
+	}
+	s.forget(n)
+}
+
+// forget takes the first n entries off the log: they are good.
+func (s *sender) forget(n int) {
+	for i := range s.sent[:n] {
+		s.sent[i].advance(&s.good)
+	}
+	s.settled -= n
+	if n == len(s.sent) {
+		s.sent = s.sent[:0]
+	} else if n > 0 {
+		s.sent = append(s.sent[:0], s.sent[n:]...)
+	}
+	if cap(s.sent) > 1024 && len(s.sent) < 64 {
+		s.sent = append([]entry(nil), s.sent...)
+	}
+}
+
+// disconnect ends the connection and goes back to the first record that cannot
+// be known to have been received.
+func (s *sender) disconnect(err error) {
+	s.settle()
+	c := s.conn
+	orderly := c.orderly()
+	if orderly {
+		err = errPeerClosed
+	}
+	received := c.received()
+	c.close()
+	s.conn = nil
+	if time.Since(c.since) >= provenTime || received >= provenBytes {
+		s.failures = 0
+	}
+	// What is settled may be forgotten if the peer closed in good order, and,
+	// if nothing was waiting for it, once it had the time to read.
+	s.feed.mu.Lock()
+	n := 0
+	waiting := s.settled < len(s.sent)
+	for n < s.settled && (orderly || !waiting && time.Since(s.sent[n].settled) > readTime) {
+		s.held -= s.sent[n].bytes
+		n++
+	}
+	s.forget(n)
+	s.feed.mu.Unlock()
+
+	s.failed(err)
+	if len(s.sent) > 0 {
+		s.rewind()
+	} else if orderly {
+		s.setState(Idle)
+	}
+}
+
+var errPeerClosed = errors.New("the receiver closed the connection")
+
+// rewind starts the feed again before the oldest entry of the log.
+func (s *sender) rewind() {
+	s.haltFeed()
+	var unsent []entry
+	c := s.feed.take()
+	if c != nil {
+		unsent = c.entries
+	}
+	s.feed.mu.Lock()
+	cursor := rewind(s.good, s.sent, unsent)
+	for _, e := range s.sent {
+		s.stats.Resent += e.records + e.again
+	}
+	s.feed.pending = 0
+	s.oldest = 0
+	s.feed.mu.Unlock()
+	if c != nil {
+		c.free()
+	}
+	s.sent, s.settled, s.held = s.sent[:0], 0, 0
+	s.startFeed(s.again(cursor))
+}
+
+// startFeed lets the feed read q.
+func (s *sender) startFeed(q envelope.Query) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.feed.read = clone(q.Cursor)
+	fed := make(chan error, 1)
+	s.stopFeed, s.fed, s.feeding, s.feedSince = cancel, fed, true, time.Now()
+	go func() { fed <- s.feed.run(ctx, s.src, q) }()
+}
+
+// haltFeed stops the feed and waits for it.
+func (s *sender) haltFeed() {
+	s.stopFeed()
+	if s.feeding {
+		<-s.fed
+		s.feeding = false
+	}
+	s.refeedAt = time.Time{}
+}
+
+// feedEnded decides what the end of the source's sequence means: while
+// following, that the source has gone or was replaced, so it is asked again
+// from where the feed stands.
+func (s *sender) feedEnded(err error) {
+	s.stopFeed()
+	if s.flushing && err == nil || s.ctx.Err() != nil {
+		return
+	}
+	if time.Since(s.feedSince) >= provenTime {
+		s.refeeds = 0
+	}
+	s.refeedAt = time.Now().Add(backoff(s.refeeds))
+	s.refeeds++
+	if err == nil {
+		err = errors.New("the source's sequence ended")
+	}
+	s.feed.mu.Lock()
+	s.stats.LastError = err.Error()
+	s.feed.mu.Unlock()
+	if s.refeeds == 1 {
+		s.log.Warn("source ended; asking it again", "error", err)
+	}
+}
+
+// end closes everything and, if the drain did not finish, counts what is left.
+func (s *sender) end() {
+	s.cancel()
+	s.haltFeed()
+	s.settle()
+	if s.conn != nil {
+		s.conn.close()
+	}
+	var left uint64
+	if !s.finished {
+		count := func(entries []entry) {
+			for _, e := range entries {
+				left += e.records + e.again
+			}
+		}
+		count(s.sent[s.settled:])
+		if c := s.feed.take(); c != nil {
+			count(c.entries)
+			c.free()
+		}
+		select {
+		case <-s.flush: // somebody waits for the number
+			left += s.unread()
+		default:
+		}
+	}
+	s.feed.mu.Lock()
+	if s.finished {
+		s.forget(s.settled)
+	}
+	s.left = left
+	s.stats.State = Closed
+	s.feed.mu.Unlock()
+	s.log.Info("closed", "undelivered", left)
+}
+
+// unread counts what the source still holds for the drain.
+func (s *sender) unread() (n uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	q := s.again(s.feed.read)
+	q.Follow = false
+	for b, err := range s.src.Batches(ctx, q) {
+		if err != nil {
+			break
+		}
+		n += b.Missed
+		for e := range b.All() {
+			if r, err := e.Route(); err == nil && s.feed.target.wants(e, &r) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// again is the query to go on with at c.
+func (s *sender) again(c envelope.Cursor) envelope.Query {
+	q := s.query
+	q.Cursor = clone(c)
+	q.Follow = !s.flushing
+	if c.IsZero() && q.Last == 0 && q.Since.IsZero() && !q.History {
+		q.Since = s.opened // "now" was when the drain was opened
+	}
+	return q
+}

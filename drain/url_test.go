@@ -1,0 +1,127 @@
+package drain
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+func TestF05Kinds(t *testing.T) {
+	// Of log, event, counter, gauge, timer; by the table of the platform's own
+	// drains.
+	for query, want := range map[string]string{
+		"":                                   "le---",
+		"drain-data=logs":                    "le---",
+		"drain-type=logs":                    "l----",
+		"drain-data=metrics":                 "--cg-",
+		"drain-type=metrics":                 "--cg-",
+		"drain-type=all":                     "l-cg-",
+		"drain-data=traces":                  "----t",
+		"drain-data=all":                     "lecgt",
+		"drain-type=logs&drain-data=metrics": "--cg-",
+		"drain-data=metrics&include-metrics-deprecated=true":   "lecgt",
+		"drain-type=logs&include-metrics-deprecated=x":         "lecgt",
+		"ssl-strict-internal=true&something-else=1&drain-type": "le---",
+	} {
+		target, err := parseURL("syslog://host?" + query)
+		if err != nil {
+			t.Errorf("%s: %v", query, err)
+			continue
+		}
+		got := []byte("lecgt")
+		for i, k := range []envelope.Kind{envelope.KindLog, envelope.KindEvent, envelope.KindCounter, envelope.KindGauge, envelope.KindTimer} {
+			if !target.kinds[k] {
+				got[i] = '-'
+			}
+		}
+		if string(got) != want || target.kinds[envelope.KindNone] {
+			t.Errorf("%q: %s, want %s", query, got, want)
+		}
+	}
+}
+
+func TestF20SourceTypes(t *testing.T) {
+	for query, want := range map[string][]string{ // which of these are wanted
+		"":                                 {"APP/PROC/WEB", "APP", "APPS", "RTR", "", "X"},
+		"include-log-source-types=APP,STG": {"APP/PROC/WEB", "APP"},
+		"include-source-types=app":         {"APP/PROC/WEB", "APP"},
+		"include-log-types=RTR":            {"RTR"},
+		"exclude-log-source-types=RTR":     {"APP/PROC/WEB", "APP", "APPS", "", "X"},
+		"exclude-source-types=APP, rtr":    {"APPS", "", "X"},
+		"exclude-log-types=API":            {"APP/PROC/WEB", "APP", "APPS", "RTR", "", "X"},
+	} {
+		target, err := parseURL("syslog://host?" + strings.ReplaceAll(query, " ", "%20"))
+		if err != nil {
+			t.Errorf("%s: %v", query, err)
+			continue
+		}
+		var got []string
+		for _, v := range []string{"APP/PROC/WEB", "APP", "APPS", "RTR", "", "X"} {
+			id := envelope.Identity{SourceID: "a"}
+			if v != "" {
+				id.Tags = map[string]string{"source_type": v}
+			}
+			e := logOf(id, "x")
+			r, _ := e.Route()
+			if target.wants(e, &r) {
+				got = append(got, v)
+			}
+		}
+		if strings.Join(got, "|") != strings.Join(want, "|") {
+			t.Errorf("%q: %q, want %q", query, got, want)
+		}
+	}
+}
+
+func TestURLs(t *testing.T) {
+	for raw, want := range map[string]string{
+		"syslog://host":                         "syslog://host:514",
+		"syslog-tls://u:p@host/secret?x=secret": "syslog-tls://host:6514",
+		"syslog://[2001:db8::1]:99":             "syslog://[2001:db8::1]:99",
+		"syslog://[2001:db8::1]":                "syslog://[2001:db8::1]:514",
+	} {
+		target, err := parseURL(raw)
+		if err != nil || target.String() != want {
+			t.Errorf("%s: %v %v, want %s", raw, target, err, want)
+		}
+	}
+	for _, raw := range []string{
+		"", "host:514", "udp://secret", "syslog+tls://secret", "syslog://", "syslog://:514", "syslog://secret:port",
+		"syslog://secret%", "syslog://h?drain-data=secret", "syslog://h?drain-type=secret", "syslog://h?disable-metadata=secret",
+		"syslog://h?omit-metadata=secret", "syslog://h?include-log-source-types=secret",
+		"syslog://h?include-log-source-types=APP&exclude-log-types=RTR",
+		"syslog://h?include-log-source-types=APP&include-log-types=RTR", "syslog://h?x=%zzsecret", "syslog://u:secret@h:x",
+	} {
+		_, err := parseURL(raw)
+		if !errors.Is(err, ErrURL) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", raw, err)
+		}
+	}
+}
+
+func TestF06Metadata(t *testing.T) {
+	for query, want := range map[string]*bool{
+		"":                       nil,
+		"disable-metadata=true":  new(false),
+		"disable-metadata=false": new(true),
+		"omit-metadata=true":     new(false),
+		"disable-metadata=false&omit-metadata=true": new(true),
+	} {
+		target, err := parseURL("syslog://host?" + query)
+		if err != nil || (target.metadata == nil) != (want == nil) || want != nil && *want != *target.metadata {
+			t.Errorf("%q: %v %v", query, target, err)
+		}
+	}
+}
+
+func FuzzURL(f *testing.F) {
+	f.Add("syslog://u:p@host:1/p?drain-data=all&include-log-types=APP")
+	f.Fuzz(func(t *testing.T, raw string) {
+		target, err := parseURL(raw)
+		if (target == nil) == (err == nil) || err == nil && target.addr == "" {
+			t.Fatalf("%q: %v, %v", raw, target, err)
+		}
+	})
+}
