@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"iter"
+	"maps"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -148,6 +149,11 @@ const MaxCursor = 100_000
 
 // IsZero reports whether the cursor is empty.
 func (c Cursor) IsZero() bool { return len(c.Rings) == 0 && len(c.Streams) == 0 }
+
+// Clone returns a cursor of its own.
+func (c Cursor) Clone() Cursor {
+	return Cursor{Rings: maps.Clone(c.Rings), Streams: maps.Clone(c.Streams)}
+}
 
 // Advance moves the cursor past b.
 func (c *Cursor) Advance(b Batch) {

@@ -14,6 +14,7 @@ import (
 // one are numbered by the ring.
 type Ring struct {
 	s     *Store
+	owner any
 	id    envelope.StreamID
 	index uint32 // in Store.rings
 

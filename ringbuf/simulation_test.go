@@ -120,7 +120,7 @@ func simulate(t *testing.T, seed uint64) {
 	for range 1500 {
 		switch op := rng.IntN(100); {
 		case op < 3 || len(rings) == 0:
-			ring, err := s.NewRing()
+			ring, err := s.NewRing(nil)
 			if err != nil {
 				t.Fatal(err)
 			}

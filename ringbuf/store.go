@@ -114,8 +114,9 @@ func (s *Store) MaxRecord() int {
 	return int(min(envelope.MaxSize+8, s.budget/4))
 }
 
-// NewRing adds an empty ring. It fails only with ErrClosed.
-func (s *Store) NewRing() (*Ring, error) {
+// NewRing adds an empty ring. The owner is whatever its maker wants to be told by
+// Empty. It fails only with ErrClosed.
+func (s *Store) NewRing(owner any) (*Ring, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -126,7 +127,7 @@ func (s *Store) NewRing() (*Ring, error) {
 		s.newLife()
 	}
 	s.made++
-	r := &Ring{s: s, id: envelope.StreamID(s.life | s.made), first: 1, next: 1, local: 1, base: blockSize, end: blockSize}
+	r := &Ring{s: s, owner: owner, id: envelope.StreamID(s.life | s.made), first: 1, next: 1, local: 1, base: blockSize, end: blockSize}
 	if n := len(s.spare); n > 0 {
 		r.index = s.spare[n-1]
 		s.spare = s.spare[:n-1]
@@ -140,6 +141,25 @@ func (s *Store) NewRing() (*Ring, error) {
 	for s.used > s.budget && s.evict() {
 	}
 	return r, nil
+}
+
+// Full reports whether rings themselves, empty or not, take half of the budget:
+// then empty ones should go before another is made.
+func (s *Store) Full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.rings)-len(s.spare))*ringCost > s.budget/2
+}
+
+// Empty returns the owner of the ring that has been empty for longest, or nil if
+// none is.
+func (s *Store) Empty() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.sizes.lists[0].head; r != nil {
+		return r.owner
+	}
+	return nil
 }
 
 // Trim gives up what is older than the maximum age. It looks only at what it

@@ -18,10 +18,6 @@ type position struct {
 
 var errMalformedAck = errors.New("transport: malformed acknowledgement")
 
-// maxPosition bounds one position within an Ack: two keys, fixed64 and varint,
-// and the key and length before them.
-const maxPosition = 2 + 1 + 8 + 1 + 10
-
 // appendAck appends one Ack message with its length in front.
 func appendAck(dst []byte, acks []position) []byte {
 	size := 0
@@ -45,46 +41,51 @@ func positionSize(a position) int { return 1 + 8 + 1 + protowire.SizeVarint(a.ne
 // protobuf, of a field given twice the last wins and fields unknown are skipped.
 func parseAck(acks []position, msg []byte) ([]position, error) {
 	for len(msg) > 0 {
-		num, typ, n := protowire.ConsumeTag(msg)
-		if n < 0 {
-			return acks, errMalformedAck
-		}
-		l := protowire.ConsumeFieldValue(num, typ, msg[n:])
-		if l < 0 {
+		num, typ, v, rest := field(msg)
+		if num == 0 {
 			return acks, errMalformedAck
 		}
 		if num == 1 && typ == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(msg[n:])
+			v, _ := protowire.ConsumeBytes(v)
 			a, err := parsePosition(v)
 			if err != nil {
 				return acks, err
 			}
 			acks = append(acks, a)
 		}
-		msg = msg[n+l:]
+		msg = rest
 	}
 	return acks, nil
+}
+
+// field takes one field off a message; its value keeps its length in front. The
+// number is 0 if the message is malformed. protowire lets numbers pass that the
+// protobuf decoder refuses.
+func field(m []byte) (num protowire.Number, typ protowire.Type, value, rest []byte) {
+	num, typ, n := protowire.ConsumeTag(m)
+	if n < 0 || num > protowire.MaxValidNumber {
+		return 0, 0, nil, nil
+	}
+	l := protowire.ConsumeFieldValue(num, typ, m[n:])
+	if l < 0 {
+		return 0, 0, nil, nil
+	}
+	return num, typ, m[n : n+l], m[n+l:]
 }
 
 func parsePosition(m []byte) (position, error) {
 	var a position
 	for len(m) > 0 {
-		num, typ, n := protowire.ConsumeTag(m)
-		if n < 0 {
-			return a, errMalformedAck
-		}
-		l := protowire.ConsumeFieldValue(num, typ, m[n:])
-		if l < 0 {
-			return a, errMalformedAck
-		}
+		num, typ, v, rest := field(m)
 		switch {
+		case num == 0:
+			return a, errMalformedAck
 		case num == 1 && typ == protowire.Fixed64Type:
-			v, _ := protowire.ConsumeFixed64(m[n:])
-			a.stream = envelope.StreamID(v)
+			a.stream = envelope.StreamID(binary.LittleEndian.Uint64(v))
 		case num == 2 && typ == protowire.VarintType:
-			a.next, _ = protowire.ConsumeVarint(m[n:])
+			a.next, _ = protowire.ConsumeVarint(v)
 		}
-		m = m[n+l:]
+		m = rest
 	}
 	return a, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -30,7 +31,8 @@ type tail struct {
 	mu     sync.Mutex
 	closed bool
 	ping   *time.Timer
-	pings  sync.WaitGroup
+
+	running sync.WaitGroup // reading and pinging
 }
 
 // serveWebSocket upgrades the request and leaves the tail to a goroutine of its
@@ -52,10 +54,12 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, rd *rea
 
 // run sends until the source, the client or the server ends it.
 func (t *tail) run(q envelope.Query) {
-	left := t.ws.CloseRead(context.Background()) // ends when the client is gone
 	ctx, cancel := context.WithCancel(t.h.ctx)
 	defer cancel()
-	defer context.AfterFunc(left, cancel)()
+	t.running.Go(func() {
+		t.read()
+		cancel()
+	})
 	t.mu.Lock()
 	t.ping = time.AfterFunc(t.h.opt.PingInterval, t.onPing)
 	t.mu.Unlock()
@@ -64,7 +68,7 @@ func (t *tail) run(q envelope.Query) {
 	sent := t.conn.out.Flush()
 
 	switch {
-	case sent != nil || left.Err() != nil:
+	case sent != nil:
 		if sent == errStalled {
 			t.h.stalled.Add(1)
 		}
@@ -80,8 +84,24 @@ func (t *tail) run(q envelope.Query) {
 	t.closed = true
 	t.mu.Unlock()
 	t.ping.Stop()
-	t.pings.Wait()
+	t.running.Wait()
 	t.conn.out.Close()
+}
+
+// read answers pings until the client is gone or has closed. What else it says,
+// as clients do that keep a connection alive with messages, is dropped.
+func (t *tail) read() {
+	defer t.conn.Close()
+	var buf [controlSize]byte
+	for {
+		_, r, err := t.ws.Reader(context.Background())
+		for err == nil {
+			_, err = r.Read(buf[:])
+		}
+		if err != io.EOF { println("DBG", err.Error())
+			return
+		}
+	}
 }
 
 // put sends a batch as one binary message of one frame (RFC 6455, section 5.2).
@@ -115,17 +135,17 @@ func (t *tail) onPing() {
 		t.mu.Unlock()
 		return
 	}
-	t.pings.Add(1)
+	t.running.Add(1)
 	t.mu.Unlock()
-	defer t.pings.Done()
+	defer t.running.Done()
 
 	before := t.conn.out.Written()
 	ctx, cancel := context.WithTimeout(context.Background(), t.h.opt.WriteTimeout)
 	defer cancel()
 	if err := t.ws.Ping(ctx); err != nil {
 		// A slow reader may not have come to the ping yet; while it takes
-		// something, it is alive.
-		if ctx.Err() == nil || t.conn.out.Written() == before {
+		// more than that, it is alive.
+		if ctx.Err() == nil || t.conn.out.Written() <= before+pingSize {
 			if ctx.Err() != nil {
 				t.conn.out.Fail(errStalled)
 			}
@@ -159,6 +179,7 @@ func (c *conn) Read(p []byte) (int, error) {
 
 const (
 	controlSize = 256 // more than a control frame, so the library writes it in one piece
+	pingSize    = 32  // more than a ping of the library's
 	opcodeClose = 0x8
 )
 

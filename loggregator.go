@@ -1,0 +1,427 @@
+package loggregator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/ringbuf"
+)
+
+// ErrClosed is what a Router answers after Close, and the error that ends the
+// sequences of its readers then.
+var ErrClosed = errors.New("loggregator: router is closed")
+
+// Options configure a Router. The zero value is useful.
+type Options struct {
+	// Budget in bytes for all records and their bookkeeping:
+	// ringbuf.DefaultBudget (256 MiB) if zero, never less than ringbuf.MinBudget.
+	Budget int64
+
+	// MaxAge after which a record may go: one hour if zero.
+	MaxAge time.Duration
+
+	// Logger gets a line when something happens that an operator should know;
+	// nothing per record. Nil discards.
+	Logger *slog.Logger
+}
+
+// Router keeps the recent records of every source and hands them to whoever
+// wants them. It is an envelope.Writer and an envelope.Source, for any number of
+// goroutines.
+type Router struct {
+	store  *ringbuf.Store
+	log    *slog.Logger
+	maxAge time.Duration
+
+	// mu guards what is known of sources and subscriptions. Publishing holds it
+	// for reading; only a new source, a source that moves, and readers that come
+	// or go hold it for writing.
+	mu      sync.RWMutex
+	sources map[string]*source
+	subs    map[*subscription]struct{}
+	wanted  map[key]map[*subscription]struct{} // by the narrowest thing each selector asks for
+	closed  bool
+
+	trusted atomic.Pointer[[]byte] // tags that passed the door last
+	counts  counts
+	late    lateQueue
+
+	ending chan struct{} // closed by Shutdown: readers end when they have read all
+	done   chan struct{} // closed by Close: readers end at once
+	gone   chan struct{} // closed when the last reader has gone after ending
+	wg     sync.WaitGroup
+}
+
+// counts are the door's counters. They are ever growing numbers of records.
+type counts struct {
+	accepted, repeated, lost, marked      atomic.Uint64
+	malformed, tooLarge, badSource, mixed atomic.Uint64
+	noRoom, delivered, missed             atomic.Uint64
+}
+
+// New makes a Router and starts one goroutine that gives up what is too old and
+// forgets sources that are empty; Close or Shutdown ends it.
+func New(o *Options) *Router {
+	if o == nil {
+		o = &Options{}
+	}
+	budget, maxAge := o.Budget, o.MaxAge
+	if budget != 0 {
+		budget = max(budget, ringbuf.MinBudget)
+	}
+	if maxAge <= 0 {
+		maxAge = ringbuf.DefaultMaxAge
+	}
+	store, err := ringbuf.New(&ringbuf.Options{Budget: budget, MaxAge: maxAge})
+	if err != nil {
+		panic(err) // both options have just been put right
+	}
+	r := &Router{
+		store:   store,
+		log:     o.Logger,
+		maxAge:  maxAge,
+		sources: make(map[string]*source),
+		subs:    make(map[*subscription]struct{}),
+		wanted:  make(map[key]map[*subscription]struct{}),
+		ending:  make(chan struct{}),
+		done:    make(chan struct{}),
+		gone:    make(chan struct{}),
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.late.wake = make(chan struct{}, 1)
+	r.wg.Go(r.housekeeping)
+	return r
+}
+
+// WriteBatch checks each record once, copies those that pass into their sources'
+// rings, and wakes the readers that match. It does not wait for readers and does
+// not block on I/O; ctx is not looked at.
+//
+// Records that fail the check are counted (Stats) and dropped one by one. What
+// one WriteBatch brought of one source stays together and in order.
+//
+// A batch with a Stream is of one source; records of another one in it are
+// refused. What was taken before is dropped, and numbers that are left out are
+// told in the source's own stream.
+func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.closed {
+		return ErrClosed
+	}
+	w := inbound{r: r, batch: b, missed: b.Missed}
+	if t := r.trusted.Load(); t != nil {
+		w.trusted = *t
+	}
+	was := w.trusted
+	number := b.First
+	for rest := b.Records; len(rest) > 0; number++ {
+		e, tail, err := envelope.Next(rest)
+		if err != nil {
+			r.counts.malformed.Add(1)
+			break
+		}
+		route, err := e.Check(w.trusted)
+		if err != nil {
+			r.refuse(err)
+			w.flush()
+		} else {
+			w.add(rest[:len(rest)-len(tail)], number, &route)
+		}
+		rest = tail
+	}
+	w.flush()
+	if w.missed > 0 { // nothing arrived that would say of which source they were
+		r.counts.lost.Add(w.missed)
+	}
+	if len(w.trusted) > 0 && string(was) != string(w.trusted) {
+		t := slices.Clone(w.trusted)
+		r.trusted.Store(&t)
+	}
+	return nil
+}
+
+func (r *Router) refuse(err error) {
+	switch {
+	case errors.Is(err, envelope.ErrTooLarge):
+		r.counts.tooLarge.Add(1)
+	case errors.Is(err, envelope.ErrSourceID):
+		r.counts.badSource.Add(1)
+	default:
+		r.counts.malformed.Add(1)
+	}
+}
+
+// inbound is a batch on its way in. It gathers records of one source that follow
+// each other, so that each ring is locked once for them.
+type inbound struct {
+	r       *Router
+	batch   envelope.Batch
+	missed  uint64
+	trusted []byte
+
+	src     *source
+	records []byte
+	count   int
+	first   uint64
+	route   envelope.Route // of the last record gathered
+	last    envelope.Envelope
+}
+
+func (w *inbound) add(record []byte, number uint64, route *envelope.Route) {
+	if len(route.Tags) > 0 {
+		w.trusted = route.Tags
+	}
+	if w.count > 0 && string(w.route.SourceID) == string(route.SourceID) {
+		w.records = w.records[:len(w.records)+len(record)] // they lie next to each other
+		w.count++
+		w.route = *route
+		w.last = record
+		return
+	}
+	w.flush()
+	if w.batch.Stream != 0 && w.src != nil && w.src.id != string(route.SourceID) {
+		w.r.counts.mixed.Add(1)
+		return
+	}
+	w.records, w.count, w.first, w.route, w.last = record, 1, number, *route, record
+}
+
+// flush appends what was gathered.
+func (w *inbound) flush() {
+	if w.count == 0 {
+		return
+	}
+	src := w.r.sourceOf(&w.route, w.last)
+	if src == nil {
+		w.r.counts.noRoom.Add(uint64(w.count))
+		w.count = 0
+		return
+	}
+	w.src = src
+	b := envelope.Batch{Records: w.records, Count: w.count, Missed: w.missed}
+	if w.batch.Stream != 0 {
+		b.Stream, b.First, b.Next = w.batch.Stream, w.first, w.first+uint64(w.count)
+	}
+	done := src.ring.Append(b, src)
+	w.missed, w.count = 0, 0
+	c := &w.r.counts
+	c.accepted.Add(done.Accepted)
+	if done != (ringbuf.Appended{Accepted: done.Accepted}) {
+		c.repeated.Add(done.Repeated)
+		c.lost.Add(done.Lost)
+		c.noRoom.Add(done.Refused)
+		if done.Marked {
+			c.marked.Add(1)
+		}
+	}
+	src.notify()
+}
+
+// sourceOf finds or makes the source of a record. Its caller holds r.mu for
+// reading, which is let go for a moment where something is new. Nil means that
+// there is no room for one more source.
+func (r *Router) sourceOf(route *envelope.Route, record []byte) *source {
+	src := r.sources[string(route.SourceID)]
+	for src == nil || !src.knows(route) {
+		r.mu.RUnlock()
+		ok := r.learn(string(route.SourceID), route, record)
+		r.mu.RLock()
+		if !ok || r.closed {
+			return nil
+		}
+		if src = r.sources[string(route.SourceID)]; src != nil {
+			return src
+		}
+	}
+	return src
+}
+
+// learn makes a source, or takes note of where it belongs now.
+func (r *Router) learn(id string, route *envelope.Route, record []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	src := r.sources[id]
+	if src == nil {
+		for r.store.Full() {
+			empty, ok := r.store.Empty().(*source)
+			if !ok {
+				return false
+			}
+			r.forget(empty)
+		}
+		src = &source{r: r, id: id}
+		ring, err := r.store.NewRing(src)
+		if err != nil {
+			return false
+		}
+		src.ring = ring
+		r.sources[id] = src
+		r.place(src, placeOf(id, nil, record), route)
+		return true
+	}
+	r.place(src, placeOf(id, &src.place.Load().place, record), route)
+	return true
+}
+
+// housekeeping gives up what is too old and wakes the readers of sources that
+// have many.
+func (r *Router) housekeeping() {
+	tick := time.NewTicker(min(max(r.maxAge/64, 100*time.Millisecond), 30*time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.late.wake:
+			r.late.deliver()
+		case now := <-tick.C:
+			r.store.Trim(now)
+			r.forgetIdle(now)
+		case <-r.done:
+			return
+		}
+	}
+}
+
+// forgetIdle forgets sources whose records have all gone and who have said
+// nothing since for as long again.
+func (r *Router) forgetIdle(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for src := range maps.Values(r.sources) {
+		if first, next := src.ring.Bounds(); first != next {
+			src.emptySince = time.Time{}
+		} else if src.emptySince.IsZero() {
+			src.emptySince = now
+		} else if now.Sub(src.emptySince) >= r.maxAge {
+			r.forget(src)
+		}
+	}
+}
+
+// Known reports whether there is a source that any of the selectors describes.
+func (r *Router) Known(sel []envelope.Selector) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for i := range sel {
+		if id := sel[i].SourceID; id != "" {
+			if src := r.sources[id]; src != nil && src.place.Load().matches(id, &sel[i]) {
+				return true
+			}
+			continue
+		}
+		for id, src := range r.sources {
+			if src.place.Load().matches(id, &sel[i]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Stats are a Router's figures. All but the last group only grow, and count
+// records unless they say otherwise.
+//
+// At the door, what came is Accepted, Repeated, or refused for one of the five
+// reasons. Of what was accepted, and the Marked lines that tell of Lost ones,
+// Evicted and Expired are gone and Held are there.
+type Stats struct {
+	Accepted uint64 // copied into a ring
+	Repeated uint64 // had been accepted before; dropped
+	Lost     uint64 // never came, by their maker's numbers
+	Marked   uint64 // lines added that tell of Lost ones
+
+	Malformed   uint64 // refused: not an envelope
+	TooLarge    uint64 // refused: above envelope.MaxSize
+	BadSourceID uint64 // refused: source id missing, too long or unprintable
+	MixedSource uint64 // refused: of another source than its numbered batch
+	NoRoom      uint64 // refused: larger than the budget takes, or too many sources
+
+	Evicted uint64 // given up for the budget
+	Expired uint64 // given up for their age
+
+	Delivered uint64 // handed to readers, each reader counted
+	Missed    uint64 // told to readers as missed, each reader counted
+
+	Held    uint64 // records in the rings now
+	Bytes   int64  // their size
+	Used    int64  // bytes of the budget that are taken
+	Budget  int64
+	Sources int
+	Readers int // sequences of Batches being ranged over
+}
+
+// Stats returns the figures.
+func (r *Router) Stats() Stats {
+	s := r.store.Stats()
+	c := &r.counts
+	r.mu.RLock()
+	sources, readers := len(r.sources), len(r.subs)
+	r.mu.RUnlock()
+	return Stats{
+		Accepted: c.accepted.Load(), Repeated: c.repeated.Load(), Lost: c.lost.Load(), Marked: c.marked.Load(),
+		Malformed: c.malformed.Load(), TooLarge: c.tooLarge.Load(), BadSourceID: c.badSource.Load(),
+		MixedSource: c.mixed.Load(), NoRoom: c.noRoom.Load(),
+		Evicted: s.Evicted, Expired: s.Expired,
+		Delivered: c.delivered.Load(), Missed: c.missed.Load(),
+		Held: s.Records, Bytes: s.Bytes, Used: s.Used, Budget: s.Budget, Sources: sources, Readers: readers,
+	}
+}
+
+// Shutdown takes no more batches, lets readers read what there is, which ends
+// their sequences with ErrClosed, and closes. If ctx ends first, what readers
+// have not read is lost to them, and ctx's error is returned.
+func (r *Router) Shutdown(ctx context.Context) error {
+	r.mu.Lock()
+	if !r.closed {
+		r.end()
+	}
+	r.mu.Unlock()
+	var err error
+	select {
+	case <-r.gone:
+	case <-r.done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	r.Close()
+	return err
+}
+
+// end takes no more batches. The caller holds r.mu, so none is under way.
+func (r *Router) end() {
+	r.closed = true
+	r.late.deliver()
+	close(r.ending)
+	if len(r.subs) == 0 {
+		close(r.gone)
+	}
+}
+
+// Close ends all readers at once, with ErrClosed, and gives the memory back. It
+// may be called more than once.
+func (r *Router) Close() error {
+	r.mu.Lock()
+	if !r.closed {
+		r.end()
+	}
+	select {
+	case <-r.done:
+	default:
+		close(r.done)
+	}
+	r.mu.Unlock()
+	r.wg.Wait()
+	return r.store.Close()
+}

@@ -1,0 +1,244 @@
+package loggregator
+
+import (
+	"bytes"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/ringbuf"
+)
+
+// source is one application or component: its ring, where it belongs, and who
+// follows it.
+type source struct {
+	r     *Router
+	id    string
+	ring  *ringbuf.Ring
+	place atomic.Pointer[placed]
+
+	mu    sync.Mutex
+	feeds []*feed
+	many  atomic.Int32 // len(feeds), so that nobody's source costs no lock
+	late  atomic.Bool  // is in the router's lateQueue
+
+	emptySince time.Time // guarded by Router.mu
+}
+
+// place is where a source belongs, by its tags.
+type place struct {
+	app, appID, space, spaceID, org, orgID string
+}
+
+// placed is a place and the encoded tags that it was last read from.
+type placed struct {
+	place
+	tags []byte
+}
+
+// knows reports whether the record's tags say nothing new. Comparing them
+// encoded costs a few nanoseconds; tags in another order are read once more.
+func (s *source) knows(route *envelope.Route) bool {
+	return !route.Scattered && (len(route.Tags) == 0 || bytes.Equal(route.Tags, s.place.Load().tags))
+}
+
+// placeOf reads a record's tags. What they don't say stays as it was: not every
+// component knows everything about an application.
+func placeOf(id string, was *place, record []byte) place {
+	var p place
+	if was != nil {
+		p = *was
+	}
+	e, _, err := envelope.Next(record)
+	if err != nil {
+		return p
+	}
+	for k, v := range e.Tags() {
+		var field *string
+		switch string(k) {
+		case envelope.TagAppName:
+			field = &p.app
+		case envelope.TagAppID:
+			field = &p.appID
+		case envelope.TagSpaceName:
+			field = &p.space
+		case envelope.TagSpaceID:
+			field = &p.spaceID
+		case envelope.TagOrgName:
+			field = &p.org
+		case envelope.TagOrgID:
+			field = &p.orgID
+		default:
+			continue
+		}
+		if string(v) != *field && len(v) > 0 {
+			*field = string(v)
+		}
+	}
+	return p
+}
+
+// matches reports whether the selector describes this place, as far as it looks
+// at sources.
+func (p *place) matches(id string, s *envelope.Selector) bool {
+	return (s.SourceID == "" || s.SourceID == id) &&
+		(s.App == "" || s.App == p.app || s.App == p.appID || p.app == "" && s.App == id) &&
+		(s.Space == "" || s.Space == p.space || s.Space == p.spaceID) &&
+		(s.Org == "" || s.Org == p.org || s.Org == p.orgID)
+}
+
+// key is one thing that selectors ask for, narrowest first.
+type key struct {
+	kind  uint8
+	value string
+}
+
+const (
+	bySource = iota
+	byApp
+	bySpace
+	byOrg
+	byAll
+)
+
+func keyOf(s *envelope.Selector) key {
+	switch {
+	case s.SourceID != "":
+		return key{bySource, s.SourceID}
+	case s.App != "":
+		return key{byApp, s.App}
+	case s.Space != "":
+		return key{bySpace, s.Space}
+	case s.Org != "":
+		return key{byOrg, s.Org}
+	}
+	return key{byAll, ""}
+}
+
+// keys are those under which a selector of this place can be found.
+func (p *place) keys(id string) [9]key {
+	return [9]key{
+		{bySource, id}, {byApp, id}, {byApp, p.app}, {byApp, p.appID},
+		{bySpace, p.space}, {bySpace, p.spaceID}, {byOrg, p.org}, {byOrg, p.orgID}, {byAll, ""},
+	}
+}
+
+// place notes where a source belongs. Readers it has left read up to here, and
+// those it has come to from here. The caller holds r.mu.
+func (r *Router) place(src *source, p place, route *envelope.Route) {
+	was := src.place.Load()
+	src.place.Store(&placed{place: p, tags: bytes.Clone(route.Tags)})
+	if was != nil && was.place == p {
+		return
+	}
+	_, next := src.ring.Bounds()
+	src.mu.Lock()
+	for _, f := range src.feeds {
+		if was != nil && !f.sub.wants(src) {
+			f.until.Store(next)
+			f.sub.mark(f)
+		}
+	}
+	src.mu.Unlock()
+	for _, k := range p.keys(src.id) {
+		for sub := range r.wanted[k] {
+			sub.follow(src, next)
+		}
+	}
+}
+
+// forget drops an empty source. Readers that still have to be told of records
+// they missed are told. The caller holds r.mu.
+func (r *Router) forget(src *source) {
+	if !src.ring.Remove() {
+		return
+	}
+	delete(r.sources, src.id)
+	_, next := src.ring.Bounds()
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	for _, f := range src.feeds {
+		f.until.Store(next)
+		f.sub.mark(f)
+	}
+}
+
+// MarkMissed makes the line that tells of records lost on the way here.
+func (s *source) MarkMissed(n uint64) []byte {
+	fixed := envelope.Identity{SourceID: s.id}.Encode()
+	fixed = append(fixed, s.place.Load().tags...)
+	return envelope.AppendMissed(nil, fixed, time.Now().UnixNano(), n, "lost on the way to the server")
+}
+
+// manyFeeds is up to how many readers a writer wakes itself. It takes 50 ns for
+// each; beyond that the router's own goroutine does it, once for all batches
+// that have come meanwhile.
+const manyFeeds = 16
+
+// notify wakes the source's readers.
+func (s *source) notify() {
+	switch n := s.many.Load(); {
+	case n == 0:
+	case n <= manyFeeds:
+		s.wake()
+	case !s.late.Swap(true):
+		s.r.late.put(s)
+	}
+}
+
+func (s *source) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.feeds {
+		f.sub.mark(f)
+	}
+}
+
+func (s *source) attach(f *feed) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.slot = len(s.feeds)
+	s.feeds = append(s.feeds, f)
+	s.many.Store(int32(len(s.feeds)))
+}
+
+func (s *source) detach(f *feed) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.feeds) - 1
+	s.feeds[f.slot] = s.feeds[last]
+	s.feeds[f.slot].slot = f.slot
+	s.feeds[last] = nil
+	s.feeds = s.feeds[:last]
+	s.many.Store(int32(last))
+}
+
+// lateQueue is the sources whose readers the router's goroutine is to wake. A
+// source is in it at most once.
+type lateQueue struct {
+	mu      sync.Mutex
+	sources []*source
+	wake    chan struct{}
+}
+
+func (q *lateQueue) put(s *source) {
+	q.mu.Lock()
+	q.sources = append(q.sources, s)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *lateQueue) deliver() {
+	q.mu.Lock()
+	sources := q.sources
+	q.sources = nil
+	q.mu.Unlock()
+	for _, s := range sources {
+		s.late.Store(false) // before, so that what is appended from now on comes again
+		s.wake()
+	}
+}

@@ -1,0 +1,317 @@
+package loggregator
+
+import (
+	"context"
+	"iter"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/ringbuf"
+)
+
+// subscription is one sequence of Batches being ranged over: a set of feeds, one
+// for each source it follows, of which those with news are queued.
+//
+// All of it but the queue belongs to the goroutine that ranges.
+type subscription struct {
+	r *Router
+	q envelope.Query
+
+	feeds map[*source]*feed // guarded by Router.mu
+
+	mu    sync.Mutex
+	queue []*feed
+	wake  chan struct{} // capacity 1
+
+	foreign bool // the cursor is of another process, and says nothing of the makers of records
+}
+
+// feed is one source as one subscription reads it.
+type feed struct {
+	sub    *subscription
+	src    *source
+	slot   int // in source.feeds
+	at     ringbuf.Reader
+	until  atomic.Uint64 // position at which this feed ends: its source moved away or is gone
+	limit  uint64        // position up to which to read for now
+	queued bool          // guarded by subscription.mu
+
+	filter []envelope.Selector // a record must match one of these; nil: all do
+
+	// A feed that resumes in another ring than it began in starts at the oldest
+	// record and leaves out, for each maker, what the cursor has seen.
+	resumed map[envelope.StreamID]bool // makers whose place was found; nil: not resuming
+
+	skipBefore int64 // leave out leading records with older timestamps; 0: none
+}
+
+// Batches implements envelope.Source. A reader that does not keep up falls
+// behind in the rings and is told what it missed; it slows down nobody. The
+// sequence of a reader that follows ends with ctx's error or ErrClosed; that of
+// one that does not ends without one.
+//
+// A reader that follows is first given an empty batch for each source there is
+// by which it knows where in its ring it starts, so that its cursor is whole
+// from the beginning.
+func (r *Router) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		if q.MaxBytes <= 0 {
+			q.MaxBytes = 64 << 10
+		}
+		q.Cursor = q.Cursor.Clone() // its owner will move it on while we look things up
+		s := &subscription{r: r, q: q, wake: make(chan struct{}, 1), feeds: make(map[*source]*feed)}
+		feeds, err := s.open()
+		if err != nil {
+			yield(envelope.Batch{}, err)
+			return
+		}
+		defer s.close()
+		err = s.run(ctx, feeds, func(b envelope.Batch) bool {
+			r.counts.delivered.Add(uint64(b.Count))
+			r.counts.missed.Add(b.Missed)
+			return yield(b, nil)
+		})
+		if err != nil && err != errStopped {
+			yield(envelope.Batch{}, err)
+		}
+	}
+}
+
+// open registers the subscription and returns a feed for each source it selects
+// now.
+func (s *subscription) open() ([]*feed, error) {
+	r := s.r
+	if len(s.q.Cursor.Streams) == 0 {
+		for id := range s.q.Cursor.Rings {
+			s.foreign = s.foreign || !r.store.Owns(id)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrClosed
+	}
+	for i := range s.q.Select {
+		k := keyOf(&s.q.Select[i])
+		if r.wanted[k] == nil {
+			r.wanted[k] = make(map[*subscription]struct{})
+		}
+		r.wanted[k][s] = struct{}{}
+	}
+	r.subs[s] = struct{}{}
+	var feeds []*feed
+	for src := range r.candidates(s.q.Select) {
+		if f := s.newFeed(src); f != nil {
+			s.start(f)
+			feeds = append(feeds, f)
+			if s.q.Follow {
+				s.feeds[src] = f
+				src.attach(f)
+			}
+		}
+	}
+	return feeds, nil
+}
+
+// candidates yields each source that a selector may describe, once.
+func (r *Router) candidates(sel []envelope.Selector) iter.Seq[*source] {
+	return func(yield func(*source) bool) {
+		for i := range sel {
+			if sel[i].SourceID == "" {
+				for _, src := range r.sources {
+					if !yield(src) {
+						return
+					}
+				}
+				return
+			}
+		}
+		seen := make(map[string]bool, len(sel))
+		for i := range sel {
+			id := sel[i].SourceID
+			if src := r.sources[id]; src != nil && !seen[id] {
+				seen[id] = true
+				if !yield(src) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// close undoes open.
+func (s *subscription) close() {
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for src, f := range s.feeds {
+		src.detach(f)
+	}
+	for i := range s.q.Select {
+		k := keyOf(&s.q.Select[i])
+		delete(r.wanted[k], s)
+		if len(r.wanted[k]) == 0 {
+			delete(r.wanted, k)
+		}
+	}
+	delete(r.subs, s)
+	if r.closed && len(r.subs) == 0 {
+		close(r.gone)
+	}
+}
+
+// wants reports whether any selector describes the source.
+func (s *subscription) wants(src *source) bool {
+	p := src.place.Load()
+	for i := range s.q.Select {
+		if p.matches(src.id, &s.q.Select[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// newFeed makes a feed of src, or nil if no selector describes it. Its reader is
+// not set.
+func (s *subscription) newFeed(src *source) *feed {
+	f := &feed{sub: s, src: src, limit: math.MaxUint64}
+	f.until.Store(math.MaxUint64)
+	p := src.place.Load()
+	whole, wanted := false, false
+	for i := range s.q.Select {
+		sel := &s.q.Select[i]
+		if !p.matches(src.id, sel) {
+			continue
+		}
+		wanted = true
+		if !sel.ByRecord() {
+			whole = true
+		}
+		f.filter = append(f.filter, *sel)
+	}
+	if !wanted {
+		return nil
+	}
+	if whole {
+		f.filter = nil
+	}
+	return f
+}
+
+// follow adds a source that has appeared, or come to where the subscription
+// looks, from position on. The caller holds r.mu.
+func (s *subscription) follow(src *source, position uint64) {
+	if !s.q.Follow || s.feeds[src] != nil {
+		return
+	}
+	f := s.newFeed(src)
+	if f == nil {
+		return
+	}
+	if s.q.Cursor.IsZero() {
+		f.at = src.ring.Reader(position)
+	} else {
+		s.start(f)
+	}
+	s.feeds[src] = f
+	src.attach(f)
+	s.mark(f)
+}
+
+// start sets where a feed of a source that is already there begins. It is the
+// place for a query that reads everything held, too, of which run then leaves
+// out the beginning.
+func (s *subscription) start(f *feed) {
+	ring, q := f.src.ring, &s.q
+	_, next := ring.Bounds()
+	switch {
+	case !q.Cursor.IsZero():
+		if position, ok := q.Cursor.Rings[ring.ID()]; ok {
+			f.at = ring.Reader(max(position, 1))
+			return
+		}
+		f.at = ring.Reader(0)
+		f.resumed = make(map[envelope.StreamID]bool)
+	case q.Last > 0:
+		f.at = ring.Reader(0)
+		if f.filter == nil && next > uint64(q.Last) {
+			f.at = ring.Reader(max(f.at.Position(), next-uint64(q.Last)))
+		}
+	case !q.Since.IsZero():
+		f.at = ring.Reader(ring.Since(q.Since))
+		f.skipBefore = q.Since.UnixNano()
+	case q.History || !q.Follow:
+		f.at = ring.Reader(0)
+	default:
+		f.at = ring.Reader(next)
+	}
+}
+
+// mark queues a feed that has news. It is called by writers.
+func (s *subscription) mark(f *feed) {
+	s.mu.Lock()
+	if f.queued {
+		s.mu.Unlock()
+		return
+	}
+	f.queued = true
+	s.queue = append(s.queue, f)
+	first := len(s.queue) == 1
+	s.mu.Unlock()
+	if first {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take waits for feeds with news and returns all of them. The memory of spare is
+// used for the next queue.
+func (s *subscription) take(ctx context.Context, spare []*feed) ([]*feed, error) {
+	ending := s.r.ending
+	clear(spare)
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if s.closed() {
+			return nil, ErrClosed
+		}
+		s.mu.Lock()
+		if len(s.queue) > 0 {
+			feeds := s.queue
+			s.queue = spare[:0]
+			for _, f := range feeds {
+				f.queued = false
+			}
+			s.mu.Unlock()
+			return feeds, nil
+		}
+		s.mu.Unlock()
+		if ending == nil {
+			return nil, ErrClosed
+		}
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+		case <-s.r.done:
+		case <-ending:
+			ending = nil // once more around: what was appended before is read first
+		}
+	}
+}
+
+func (s *subscription) closed() bool {
+	select {
+	case <-s.r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// bound is the position up to which to read.
+func (f *feed) bound() uint64 { return min(f.limit, f.until.Load()) }
