@@ -98,7 +98,7 @@ func (t *tail) read() {
 		for err == nil {
 			_, err = r.Read(buf[:])
 		}
-		if err != io.EOF { println("DBG", err.Error())
+		if err != io.EOF {
 			return
 		}
 	}
