@@ -93,23 +93,23 @@ func backoff(failures int) time.Duration {
 //
 //	Accepted = Delivered + Missed + Filtered + Pending
 type Stats struct {
-	Accepted  uint64
-	Delivered uint64 // received by the receiver's kernel, or, where the system does not tell, handed to ours
-	Missed    uint64 // lost before the drain could read them; the receiver was told
-	Filtered  uint64 // not wanted by the drain's URL
-	Pending   uint64 // read, and neither delivered nor filtered yet
+	Accepted  uint64 `json:"accepted"`
+	Delivered uint64 `json:"delivered"` // received by the receiver's kernel, or, where the system does not tell, handed to ours
+	Missed    uint64 `json:"missed"`    // lost before the drain could read them; the receiver was told
+	Filtered  uint64 `json:"filtered"`  // not wanted by the drain's URL
+	Pending   uint64 `json:"pending"`   // read, and neither delivered nor filtered yet
 
 	// Resent records may have reached the receiver twice. A record that was sent
 	// three times counts twice. It is in Delivered once.
-	Resent uint64
+	Resent uint64 `json:"resent"`
 	// Resets of the source, by each of which an unknown number was lost.
-	Resets uint64
+	Resets uint64 `json:"resets"`
 
-	Connects  uint64 // connections made
-	Failures  uint64 // attempts to connect that failed, and connections that broke
-	State     State
-	LastError string        // of the last failure, without secrets; empty when none since the last connect
-	Lag       time.Duration // age of the oldest pending record, by its timestamp
+	Connects  uint64        `json:"connects"` // connections made
+	Failures  uint64        `json:"failures"` // attempts to connect that failed, and connections that broke
+	State     State         `json:"state"`
+	LastError string        `json:"last_error,omitempty"` // of the last failure, without secrets; empty when none since the last connect
+	Lag       time.Duration `json:"lag_ns"`               // age of the oldest pending record, by its timestamp
 }
 
 // State is what a drain is doing.
@@ -118,9 +118,10 @@ type State string
 const (
 	Connecting State = "connecting"
 	Connected  State = "connected"
-	Idle       State = "idle" // the receiver closed the connection; the next record opens it
-	Waiting    State = "waiting"
+	Idle       State = "idle"    // the receiver closed the connection; the next record opens it
+	Waiting    State = "waiting" // until it tries to connect again
 	Closed     State = "closed"
+	Invalid    State = "invalid" // a binding that is not usable
 )
 
 // Drain sends what a query selects to one receiver.
