@@ -1,0 +1,24 @@
+package main
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// dieWithParent has the program killed if the agent is killed. Whoever restarts
+// a killed agent starts the program again, and two of it would run otherwise.
+// Linux does this when the thread that started the program ends.
+func dieWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
+
+// growPipe lets the program write more before it has to wait for the agent: 64
+// KiB by default, which is a switch of processes each. It may be refused, and
+// nothing is lost then but time.
+func growPipe(f *os.File) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	c.Control(func(fd uintptr) { unix.FcntlInt(fd, unix.F_SETPIPE_SZ, readSize) })
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cloudfoundry/loggregator"
+	"github.com/cloudfoundry/loggregator/emitter"
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport"
+)
+
+// sender is the way of the lines: emitter, ring, link to a server.
+type sender struct {
+	*emitter.Emitter
+	router *loggregator.Router
+	link   *transport.Link
+	server string
+}
+
+// keep is how long a line may wait for the server: as long as there is memory.
+const keep = 30 * 24 * time.Hour
+
+func newSender(server string, budget int64, id envelope.Identity, log *slog.Logger) (*sender, error) {
+	router := loggregator.New(&loggregator.Options{Budget: budget, MaxAge: keep, Logger: log})
+	link, err := transport.NewLink(server, router, &transport.LinkOptions{Logger: log})
+	if err != nil {
+		router.Close()
+		return nil, err
+	}
+	return &sender{emitter.New(router, id, nil), router, link, server}, nil
+}
+
+// unreached is how long a server that was not there all the time is waited for
+// at the end. The user should not wait for somebody who does not come.
+const unreached = time.Second
+
+// finish hands over what is left, for at most timeout, and returns an error
+// that says how many lines were not delivered, if any.
+func (s *sender) finish(timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if !s.reached() {
+		t := time.AfterFunc(unreached, func() {
+			if !s.reached() {
+				cancel()
+			}
+		})
+		defer t.Stop()
+	}
+	s.Emitter.Close()
+	_, err := s.link.Shutdown(ctx)
+	link, lines := s.link.Stats(), s.Stats()
+	s.router.Close()
+
+	// What is not acknowledged is left in memory, or was given up there.
+	made := lines.Accepted + lines.Refused
+	if link.Acked >= made {
+		return nil
+	}
+	why := err
+	if link.LastError != "" && !link.Connected {
+		why = errors.New(link.LastError)
+	}
+	return fmt.Errorf("%d of %d lines were not delivered to %s: %w", made-link.Acked, made, s.server, why)
+}
+
+// reached reports whether the server was there at any time.
+func (s *sender) reached() bool {
+	st := s.link.Stats()
+	return st.Connected || st.Sent > 0 || st.Reconnects > 0
+}
