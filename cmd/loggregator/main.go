@@ -1,0 +1,178 @@
+// Loggregator is the whole log system in one process: it takes in what agents and
+// programs send, keeps the last hour, serves people who tail and dump logs, and
+// drains them to syslog receivers.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cloudfoundry/loggregator"
+	"github.com/cloudfoundry/loggregator/drain"
+	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/transport"
+	"github.com/cloudfoundry/loggregator/transport/httpapi"
+)
+
+const about = `Usage: loggregator [flags]
+
+Takes in application logs, keeps the last hour of them in memory, and serves
+them: to people (cf-logs, curl) and to syslog receivers (-drains). It needs no
+other software and runs until Ctrl-C.
+
+  loggregator                                   on this machine, default ports
+  loggregator -drains drains.json               and drain to what the file names
+  loggregator-agent run --app shop -- ./shop    run a program and send its output
+  cf-logs --app shop                            follow it
+  curl '127.0.0.1:8080/v1/recent?app=shop'      what it said in the last hour
+`
+
+func main() { daemon.Main("loggregator", run) }
+
+type config struct {
+	ingest, ingestUDP, http, ops, drains string
+	budget                               int64
+	maxAge, grace                        time.Duration
+	insecure                             bool
+}
+
+func parse(args []string, stderr io.Writer) (config, error) {
+	var c config
+	fs := flag.NewFlagSet("loggregator", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = daemon.Usage(fs, about)
+	fs.StringVar(&c.ingest, "ingest", "127.0.0.1:3456", "`address` at which agents and programs send, over TCP; empty turns it off")
+	fs.StringVar(&c.ingestUDP, "ingest-udp", "127.0.0.1:3456", "`address` at which datagrams are taken, one batch each; empty turns it off")
+	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "`address` at which people read; empty turns it off")
+	fs.StringVar(&c.ops, "ops", "127.0.0.1:6060", "`address` for operators: /metrics /healthz /readyz /v1/drains /debug/pprof; empty turns it off")
+	fs.StringVar(&c.drains, "drains", "", "JSON `file` of drains, followed while running: "+`{"drains":[{"app":"shop","url":"syslog://host:514"}]}`)
+	fs.Int64Var(&c.budget, "budget", 256<<20, "`bytes` of memory for recent logs, at least 1 MiB")
+	fs.DurationVar(&c.maxAge, "max-age", time.Hour, "how long logs are kept")
+	fs.DurationVar(&c.grace, "grace", 10*time.Second, "how long Ctrl-C waits for readers and drains to finish")
+	fs.BoolVar(&c.insecure, "insecure", false, "allow unprotected addresses that other machines can reach")
+	if err := daemon.Parse(fs, args); err != nil {
+		return c, err
+	}
+	if fs.NArg() > 0 {
+		return c, fmt.Errorf("unexpected argument %q; see -help", fs.Arg(0))
+	}
+	return c, nil
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	log := daemon.Logger(stderr)
+
+	router := loggregator.New(&loggregator.Options{Budget: c.budget, MaxAge: c.maxAge, Logger: log})
+	defer router.Close()
+	server := transport.NewServer(router, &transport.ServerOptions{Logger: log})
+	defer server.Close()
+	handler := httpapi.New(router, &httpapi.Options{Logger: log})
+	defer handler.Close()
+	var drains *drain.Set
+	if c.drains != "" {
+		if drains, err = drain.OpenFile(c.drains, router, &drain.Options{Logger: log}); err != nil {
+			return fmt.Errorf("-drains: %w", err)
+		}
+		defer drains.Close()
+	}
+
+	ingest, err := daemon.Listen("ingest", "tcp", c.ingest, c.insecure)
+	if err != nil {
+		return err
+	}
+	datagrams, err := daemon.ListenPacket("ingest-udp", c.ingestUDP, c.insecure)
+	if err != nil {
+		return err
+	}
+	people, err := daemon.Listen("http", "tcp", c.http, c.insecure)
+	if err != nil {
+		return err
+	}
+	operators, err := daemon.Listen("ops", "tcp", c.ops, c.insecure)
+	if err != nil {
+		return err
+	}
+
+	serving, failed := errgroup.WithContext(ctx)
+	peopleServer := daemon.HTTPServer(handler, log)
+	ops := daemon.Operators(metrics(router, server, handler, drains), func() error { return nil })
+	ops.Handle("GET /v1/drains", drainStatus(drains))
+	opsServer := daemon.HTTPServer(ops, log)
+	if ingest != nil {
+		serving.Go(func() error { return ended(server.Serve(ingest)) })
+	}
+	if datagrams != nil {
+		serving.Go(func() error { return ended(server.ServePacket(datagrams)) })
+	}
+	if people != nil {
+		serving.Go(func() error { return ended(peopleServer.Serve(people)) })
+	}
+	if operators != nil {
+		serving.Go(func() error { return ended(opsServer.Serve(operators)) })
+	}
+	announce(stdout, c, drains)
+
+	<-failed.Done() // a signal, or a listener that broke
+	fmt.Fprintf(stdout, "Stopping: no more input; readers and drains have %v to finish.\n", c.grace)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.grace)
+	defer cancel()
+	stopErr := stop(grace, server, drains, router, handler, peopleServer, opsServer)
+	report(stdout, router)
+	return errors.Join(serving.Wait(), stopErr)
+}
+
+// stop ends the parts in the direction of flow, so that what has been taken in
+// comes out.
+func stop(ctx context.Context, server *transport.Server, drains *drain.Set, router *loggregator.Router, handler *httpapi.Handler, people, ops *http.Server) error {
+	errs := []error{server.Shutdown(ctx)}
+	if drains != nil {
+		errs = append(errs, drains.Shutdown(ctx))
+	}
+	errs = append(errs, router.Shutdown(ctx), handler.Shutdown(ctx), people.Shutdown(ctx), ops.Close())
+	return errors.Join(errs...)
+}
+
+// ended is nil for the errors by which servers say that they were told to stop.
+func ended(err error) error {
+	if errors.Is(err, transport.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func announce(out io.Writer, c config, drains *drain.Set) {
+	fmt.Fprintln(out, "Loggregator is running. Ctrl-C stops it.")
+	if c.ingest != "" {
+		fmt.Fprintf(out, "  send     tcp://%s    loggregator-agent run -server tcp://%[1]s --app NAME -- COMMAND\n", c.ingest)
+	}
+	if c.ingestUDP != "" {
+		fmt.Fprintf(out, "           udp://%s    one batch a datagram\n", c.ingestUDP)
+	}
+	if c.http != "" {
+		fmt.Fprintf(out, "  read     http://%s   cf-logs --target http://%[1]s --app NAME\n", c.http)
+		fmt.Fprintf(out, "                                   curl 'http://%s/v1/tail?app=NAME&wait=true'\n", c.http)
+	}
+	if c.ops != "" {
+		fmt.Fprintf(out, "  operate  http://%s   /metrics /healthz /readyz /v1/drains /debug/pprof\n", c.ops)
+	}
+	if drains != nil {
+		fmt.Fprintf(out, "  drains   %d, as %s says; the file is followed\n", len(drains.Status()), c.drains)
+	}
+}
+
+func report(out io.Writer, router *loggregator.Router) {
+	s := router.Stats()
+	fmt.Fprintf(out, "Stopped. Took in %d records, refused %d, was told of %d lost on the way; readers got %d and were told of %d missed.\n",
+		s.Accepted, s.Malformed+s.TooLarge+s.BadSourceID+s.MixedSource+s.NoRoom, s.Lost, s.Delivered, s.Missed)
+}

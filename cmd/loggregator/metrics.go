@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"github.com/cloudfoundry/loggregator"
+	"github.com/cloudfoundry/loggregator/drain"
+	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/transport"
+	"github.com/cloudfoundry/loggregator/transport/httpapi"
+)
+
+// metrics lists the figures of all parts. Drains are told apart by what they
+// follow, by their host, and by a number, as two may agree in all else; how many
+// there can be is the operator's choice.
+func metrics(router *loggregator.Router, server *transport.Server, handler *httpapi.Handler, drains *drain.Set) func(func(daemon.Metric)) {
+	return func(add func(daemon.Metric)) {
+		figure := func(name, help string, value float64, labels ...string) {
+			add(daemon.Metric{Name: name, Help: help, Value: value, Labels: labels})
+		}
+		r := router.Stats()
+		const in = "Records that arrived at the rings, by what became of them."
+		for outcome, n := range map[string]uint64{
+			"accepted": r.Accepted, "repeated": r.Repeated, "malformed": r.Malformed, "too_large": r.TooLarge,
+			"bad_source_id": r.BadSourceID, "mixed_source": r.MixedSource, "no_room": r.NoRoom,
+		} {
+			figure("records_in_total", in, float64(n), "outcome", outcome)
+		}
+		figure("records_lost_total", "Records lost before they arrived, by their senders' numbers.", float64(r.Lost))
+		figure("records_marked_total", "Lines added that tell of lost records.", float64(r.Marked))
+		const gone = "Records given up by the rings, by reason."
+		figure("records_gone_total", gone, float64(r.Evicted), "reason", "budget")
+		figure("records_gone_total", gone, float64(r.Expired), "reason", "age")
+		figure("records_held", "Records in the rings.", float64(r.Held))
+		figure("bytes_held", "Bytes of the records in the rings.", float64(r.Bytes))
+		figure("budget_bytes", "Memory that the rings may take.", float64(r.Budget))
+		figure("budget_used_bytes", "Memory that the rings take.", float64(r.Used))
+		figure("sources", "Sources that have a ring.", float64(r.Sources))
+		figure("readers", "Readers of the rings: tails, dumps, drains.", float64(r.Readers))
+		figure("records_read_total", "Records handed to readers, each reader counted.", float64(r.Delivered))
+		figure("records_missed_total", "Records that readers were told they missed, each reader counted.", float64(r.Missed))
+
+		s := server.Stats()
+		figure("ingest_connections", "Connections of senders.", float64(s.Connections))
+		figure("ingest_connections_total", "Connections of senders taken.", float64(s.Accepted))
+		figure("ingest_bytes_total", "Bytes received.", float64(s.Bytes))
+		figure("ingest_batches_total", "Batches received.", float64(s.Batches))
+		figure("ingest_datagrams_total", "Datagrams received.", float64(s.Datagrams))
+		for reason, n := range s.Refused {
+			figure("ingest_refused_total", "Connections and datagrams given up, by what was wrong with them.", float64(n), "reason", reason)
+		}
+
+		h := handler.Stats()
+		figure("http_readers", "Tails and dumps being served.", float64(h.Readers))
+		figure("http_refused_total", "Tails and dumps refused because there were too many.", float64(h.Refused))
+		figure("http_stalled_total", "Readers cut off because they took nothing.", float64(h.Stalled))
+		figure("http_records_total", "Records sent to tails and dumps.", float64(h.Records))
+		figure("http_missed_total", "Records that tails and dumps were told they missed.", float64(h.Missed))
+
+		if drains == nil {
+			return
+		}
+		for i, d := range drains.Status() {
+			labels := []string{"number", strconv.Itoa(i), "drain", d.URL, "source_id", d.SourceID, "app", d.App, "space", d.Space, "org", d.Org}
+			const of = "Records of a drain, by what became of them."
+			for outcome, n := range map[string]uint64{"delivered": d.Delivered, "missed": d.Missed, "filtered": d.Filtered} {
+				figure("drain_records_total", of, float64(n), append(labels, "outcome", outcome)...)
+			}
+			figure("drain_accepted_total", "Records that a drain was given.", float64(d.Accepted), labels...)
+			figure("drain_resent_total", "Records that a drain may have delivered twice.", float64(d.Resent), labels...)
+			figure("drain_pending", "Records a drain has read and not delivered.", float64(d.Pending), labels...)
+			figure("drain_lag_seconds", "Age of the oldest record pending.", d.Lag.Seconds(), labels...)
+			figure("drain_connects_total", "Connections a drain made.", float64(d.Connects), labels...)
+			figure("drain_failures_total", "Connections that failed or broke.", float64(d.Failures), labels...)
+		}
+	}
+}
+
+// drainStatus shows every drain as JSON.
+func drainStatus(drains *drain.Set) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		status := struct {
+			Drains []drain.Status `json:"drains"`
+		}{Drains: []drain.Status{}}
+		if drains != nil {
+			status.Drains = append(status.Drains, drains.Status()...)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		enc.Encode(status)
+	})
+}
