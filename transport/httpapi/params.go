@@ -44,19 +44,21 @@ func parseParams(rawQuery string, now time.Time) (params, error) {
 	var p params
 	values, err := url.ParseQuery(rawQuery)
 	if err != nil {
-		return p, fmt.Errorf("the query cannot be read: %s", strings.TrimPrefix(err.Error(), "invalid "))
+		return p, fmt.Errorf("the query cannot be read: %s", shorten(err.Error()))
 	}
 	var record envelope.Selector // what all selectors ask of records
 	var starts []string
 	for _, key := range sortedKeys(values) {
 		all := values[key]
+		if err := p.set(key, all[0], all, &record, now); err != nil {
+			return p, err
+		}
+		// From here on the key is one that there is.
+		if len(all) > 1 && !repeatable(key) {
+			return p, fmt.Errorf("parameter %s is given %d times; it takes one value", key, len(all))
+		}
 		if slices.Contains(all, "") {
 			return p, fmt.Errorf("parameter %s is empty", key)
-		}
-		if one := all[0]; len(all) > 1 && !repeatable(key) {
-			return p, fmt.Errorf("parameter %s is given %d times; it takes one value", shorten(key), len(all))
-		} else if err := p.set(key, one, all, &record, now); err != nil {
-			return p, err
 		}
 		if key == "since" || key == "lines" || key == "cursor" {
 			starts = append(starts, key)
@@ -209,7 +211,7 @@ func sortedKeys(values url.Values) []string {
 // shorten keeps what a client sent from filling the answer.
 func shorten(s string) string {
 	if len(s) > 64 {
-		return strings.ToValidUTF8(s[:64], "") + "…"
+		s = s[:64] + "…"
 	}
-	return s
+	return strings.ToValidUTF8(s, "\ufffd")
 }
