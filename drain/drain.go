@@ -14,7 +14,7 @@ import (
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
-// ErrClosed is returned by a Shutdown that came after Close.
+// ErrClosed is why records were left when Close came before Shutdown was done.
 var ErrClosed = errors.New("drain: closed")
 
 // DefaultReplay is the default of Options.Replay, in bytes.
@@ -236,7 +236,8 @@ func (e *UndeliveredError) Unwrap() error { return e.Err }
 
 // Shutdown sends what the source holds now, waits until it is known to be
 // received, and closes. When ctx ends first, it stops at once and returns an
-// *UndeliveredError.
+// *UndeliveredError. The source should outlive it: from one that is closed
+// already nothing can be sent again.
 func (d *Drain) Shutdown(ctx context.Context) error {
 	d.once.Do(func() { close(d.flush) })
 	var cause error

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"strings"
 	"sync"
@@ -409,4 +410,81 @@ type writeCounter struct {
 func (c *writeCounter) Write(p []byte) (int, error) {
 	c.writes++
 	return c.Conn.Write(p)
+}
+
+// TestSourceClosedFirst is a source that ends before what is on its way is
+// known to be received.
+func TestSourceClosedFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		ended := errors.New("closed")
+		closed := make(chan struct{})
+		d := open(t, "syslog://host", closing{src, closed, ended}, &Options{
+			DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+				c, err := rcv.dial(ctx, n, a)
+				return &resetConn{Conn: c, err: errors.New("reset")}, err
+			},
+		})
+		src.lines(1, 0, 100)
+		rcv.await(100)
+		synctest.Wait()
+		close(closed)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		conserve(t, d.Stats(), 100)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		src := newMemory()
+		closed := make(chan struct{})
+		here, there := net.Pipe()
+		d := open(t, "syslog://host", closing{src, closed, errors.New("closed")}, &Options{
+			DialContext: func(ctx context.Context, n, a string) (net.Conn, error) { return here, nil },
+		})
+		src.lines(1, 0, 100)
+		synctest.Wait() // in the middle of a write
+		close(closed)
+		synctest.Wait()
+		there.Close()
+		err := d.Shutdown(t.Context())
+		if left, ok := errors.AsType[*UndeliveredError](err); !ok || left.Records != 100 {
+			t.Errorf("%v", err)
+		}
+		conserve(t, d.Stats(), 100)
+	})
+}
+
+// closing is a source that ends with err once it is closed.
+type closing struct {
+	*memory
+	closed chan struct{}
+	err    error
+}
+
+func (c closing) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			select {
+			case <-c.closed:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		defer func() { cancel(); <-stopped }()
+		for b, err := range c.memory.Batches(ctx, q) {
+			select {
+			case <-c.closed:
+				yield(envelope.Batch{}, c.err)
+				return
+			default:
+			}
+			if !yield(b, err) || err != nil {
+				return
+			}
+		}
+	}
 }

@@ -66,6 +66,7 @@ type feed struct {
 	cur      *chunk // nil: empty
 	counted  map[envelope.StreamID]uint64
 	pending  uint64 // records rendered and not settled
+	owed     uint64 // records to be read again after going back
 	previous int64  // timestamp of the last record formatted
 
 	read envelope.Cursor // owned by whoever runs the feed
@@ -117,7 +118,7 @@ func (f *feed) put(ctx context.Context, b envelope.Batch) bool {
 // are being sent again: they are formatted, but not counted twice.
 func (f *feed) render(c *chunk, b envelope.Batch) {
 	first := b.Position - min(b.Position, uint64(b.Count)) // position of the first record
-	if b.Ring == b.Stream {
+	if b.Ring == b.Stream && b.Count > 0 {
 		first = b.First // exact even where the query left records out
 	}
 	again, missed := uint64(0), b.Missed
@@ -180,6 +181,7 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	}
 	e.bytes = len(c.buf) - before
 	f.pending += e.records + e.filtered
+	f.owed -= min(f.owed, e.records+e.missed)
 	c.add(e)
 }
 

@@ -333,8 +333,14 @@ func (s *sender) rewind() {
 	}
 	s.feed.mu.Lock()
 	cursor := rewind(s.good, s.sent, unsent)
-	for _, e := range s.sent {
+	for i, e := range s.sent {
 		s.stats.Resent += e.records + e.again
+		if i >= s.settled {
+			s.feed.owed += e.records
+		}
+	}
+	for _, e := range unsent {
+		s.feed.owed += e.records
 	}
 	s.feed.pending = 0
 	s.oldest = 0
@@ -367,10 +373,22 @@ func (s *sender) haltFeed() {
 
 // feedEnded decides what the end of the source's sequence means: while
 // following, that the source has gone or was replaced, so it is asked again
-// from where the feed stands.
+// from where the feed stands; during Shutdown, that there is no more to come.
 func (s *sender) feedEnded(err error) {
 	s.stopFeed()
-	if s.flushing && err == nil || s.ctx.Err() != nil {
+	if s.ctx.Err() != nil || s.flushing && err == nil {
+		return
+	}
+	if err == nil {
+		err = errors.New("the source's sequence ended")
+	}
+	s.feed.mu.Lock()
+	s.stats.LastError = err.Error()
+	s.feed.mu.Unlock()
+	if s.refeeds == 0 {
+		s.log.Warn("source ended", "error", err)
+	}
+	if s.flushing {
 		return
 	}
 	if time.Since(s.feedSince) >= provenTime {
@@ -378,15 +396,6 @@ func (s *sender) feedEnded(err error) {
 	}
 	s.refeedAt = time.Now().Add(backoff(s.refeeds))
 	s.refeeds++
-	if err == nil {
-		err = errors.New("the source's sequence ended")
-	}
-	s.feed.mu.Lock()
-	s.stats.LastError = err.Error()
-	s.feed.mu.Unlock()
-	if s.refeeds == 1 {
-		s.log.Warn("source ended; asking it again", "error", err)
-	}
 }
 
 // end closes everything and, if the drain did not finish, counts what is left.
@@ -397,8 +406,9 @@ func (s *sender) end() {
 	if s.conn != nil {
 		s.conn.close()
 	}
-	var left uint64
+	left := s.feed.owed // the feed has ended; not 0 if the source ended before it could be read again
 	if !s.finished {
+		left = 0
 		count := func(entries []entry) {
 			for _, e := range entries {
 				left += e.records + e.again
@@ -420,6 +430,9 @@ func (s *sender) end() {
 		s.forget(s.settled)
 	}
 	s.left = left
+	if s.finished {
+		s.feed.pending = left
+	}
 	s.stats.State = Closed
 	s.feed.mu.Unlock()
 	s.log.Info("closed", "undelivered", left)
