@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -104,8 +103,10 @@ type Link struct {
 	done   chan struct{} // closed when the goroutines are gone
 
 	mu    sync.Mutex // of what follows, and of the current session
-	acked envelope.Cursor
+	acked positions
 	moved chan struct{} // closed when acked moves; nil if nobody waits
+	ended bool          // the Source yields nothing more
+	torn  uint64        // records that the last connection left unacknowledged, until the Source is read again
 	stats LinkStats
 
 	log changes // of the goroutine that connects
@@ -182,6 +183,9 @@ func (l *Link) connect(ctx context.Context, t target) (progress bool, err error)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stats.Connected, l.stats.Unacked = false, 0
+	if n := s.pending(); n > 0 {
+		l.torn = n
+	}
 	return s.progress || time.Since(began) > maxBackoff, err
 }
 
@@ -235,15 +239,19 @@ func (l *Link) Stats() LinkStats {
 //
 // It knows what there is by asking the Source for it once more, from the
 // acknowledged cursor to the end, and taking note of the positions alone. That
-// costs about as much as reading what is yet to be sent.
+// costs about as much as reading what is yet to be sent. When it takes long it
+// asks again, in case the Source has given up what Flush waits for.
 func (l *Link) Flush(ctx context.Context) error {
-	target, _, err := l.held(ctx)
-	if err != nil {
+	end, _, err := l.held(ctx)
+	if err != nil && !l.hasEnded() {
 		return err
 	}
+	interval := time.Second
+	again := time.NewTimer(interval)
+	defer again.Stop()
 	for {
 		l.mu.Lock()
-		if l.covers(target) {
+		if !l.ended && l.covers(end) {
 			l.mu.Unlock()
 			return nil
 		}
@@ -254,12 +262,19 @@ func (l *Link) Flush(ctx context.Context) error {
 		l.mu.Unlock()
 		select {
 		case <-moved:
+		case <-again.C:
+			now, _, err := l.held(ctx)
+			if err == nil {
+				keepBelow(end, now)
+			}
+			interval *= 2
+			again.Reset(interval)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-l.done:
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			if l.covers(target) {
+			if l.ended && l.torn == 0 || !l.ended && l.covers(end) {
 				return nil
 			}
 			return ErrClosed
@@ -267,8 +282,14 @@ func (l *Link) Flush(ctx context.Context) error {
 	}
 }
 
-// held is where a reader would stand, ring by ring, after all that the Source holds beyond the
-// acknowledged cursor, and how many records that is.
+func (l *Link) hasEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
+}
+
+// held is where a reader would stand, ring by ring, after all records that the
+// Source holds beyond the acknowledged cursor, and how many there are.
 func (l *Link) held(ctx context.Context) (end map[envelope.StreamID]uint64, records uint64, err error) {
 	end = make(map[envelope.StreamID]uint64)
 	l.mu.Lock()
@@ -278,25 +299,42 @@ func (l *Link) held(ctx context.Context) (end map[envelope.StreamID]uint64, reco
 		if err != nil {
 			return end, records, err
 		}
-		if b.Count > 0 || b.Missed > 0 {
-			if b.Ring == 0 {
-				b.Ring, b.Position = b.Stream, b.Next
-			}
-			if b.Ring != 0 { // or nobody numbered it, and nothing can be waited for
-				end[b.Ring] = b.Position
-			}
-			records += uint64(b.Count)
+		if b.Count == 0 {
+			continue // what is lost at the end of a ring is told with its next record
 		}
+		if b.Ring == 0 {
+			b.Ring, b.Position = b.Stream, b.Next
+		}
+		if b.Ring != 0 { // or nobody numbered it, and nothing can be waited for
+			end[b.Ring] = b.Position
+		}
+		records += uint64(b.Count)
 	}
 	return end, records, nil
 }
 
+// keepBelow forgets the rings of end that hold no records any more.
+func keepBelow(end, now map[envelope.StreamID]uint64) {
+	for ring := range end {
+		if _, ok := now[ring]; !ok {
+			delete(end, ring)
+		}
+	}
+}
+
 // Shutdown flushes, closes, and returns how many records that the Source holds
 // have not been acknowledged: those for which ctx left no time, and those that
-// arrived since. They are not lost as long as the Source lives.
+// arrived since. They are not lost as long as the Source lives. Of a Source that
+// has ended, it is those that were under way when the last connection broke, and
+// they are lost.
 func (l *Link) Shutdown(ctx context.Context) (left uint64, err error) {
 	err = l.Flush(ctx)
 	l.Close()
+	if l.hasEnded() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.torn, err
+	}
 	_, left, heldErr := l.held(context.WithoutCancel(ctx))
 	return left, errors.Join(err, heldErr)
 }
@@ -308,35 +346,20 @@ func (l *Link) Close() error {
 	return nil
 }
 
-func everything(c envelope.Cursor) envelope.Query {
+func everything(c positions) envelope.Query {
 	return envelope.Query{
 		Select:  envelope.Everything,
 		History: true,
-		Cursor:  envelope.Cursor{Rings: maps.Clone(c.Rings)},
+		Cursor:  envelope.Cursor{Rings: c.all()},
 	}
 }
 
-// maxRings bounds the acknowledged cursor. A ring that falls out of it is sent
-// once more from its oldest record, should a connection break, and its repeats
-// are known by their numbers.
-const maxRings = envelope.MaxCursor
-
-// advance moves the acknowledged cursor. Positions in rings are enough: a link
-// and its Source live and die together. The lock is held.
+// advance moves the acknowledged cursor. The lock is held.
 func (l *Link) advance(ring envelope.StreamID, position uint64) {
 	if ring == 0 {
 		return
 	}
-	if l.acked.Rings == nil {
-		l.acked.Rings = make(map[envelope.StreamID]uint64)
-	}
-	if _, ok := l.acked.Rings[ring]; !ok && len(l.acked.Rings) >= maxRings {
-		for any := range l.acked.Rings {
-			delete(l.acked.Rings, any)
-			break
-		}
-	}
-	l.acked.Rings[ring] = position
+	l.acked.set(ring, position)
 	if l.moved != nil {
 		close(l.moved)
 		l.moved = nil
@@ -347,7 +370,7 @@ func (l *Link) advance(ring envelope.StreamID, position uint64) {
 // lock is held.
 func (l *Link) covers(end map[envelope.StreamID]uint64) bool {
 	for ring, position := range end {
-		if l.acked.Rings[ring] < position {
+		if l.acked.get(ring) < position {
 			return false
 		}
 	}

@@ -32,6 +32,8 @@ type session struct {
 	ready sync.Cond // there is something to write
 	space sync.Cond // there is room for more
 
+	begun map[envelope.StreamID]uint64 // rings of which something was sent, now or earlier: feed's alone
+
 	fill    []byte // not yet with the writer
 	queued  uint64 // bytes put into fill, ever
 	written uint64 // bytes that the connection has taken
@@ -105,21 +107,30 @@ func (s *session) close() {
 func (s *session) feed(ctx context.Context) error {
 	s.l.mu.Lock()
 	q := everything(s.l.acked)
+	s.begun = s.l.acked.all()
 	s.l.mu.Unlock()
 	q.Follow = true
+	var ended error
 	for b, err := range s.l.src.Batches(ctx, q) {
 		if err != nil {
-			return fmt.Errorf("source: %w", err)
+			ended = fmt.Errorf("source: %w", err)
+			break
 		}
-		if !s.send(b) {
+		if !s.send(s.fromBirth(b)) {
 			return net.ErrClosed
 		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	// The Source has closed, or failed, which no other connection will change.
+	// What was read is still to be acknowledged.
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
+	s.l.ended = true
+	if ended != nil {
+		s.l.stats.LastError = ended.Error()
+	}
 	for s.head < len(s.flight) && !s.closed {
 		s.space.Wait()
 	}
@@ -129,13 +140,32 @@ func (s *session) feed(ctx context.Context) error {
 	return errFinished
 }
 
+// fromBirth makes the first batch of a ring say how many records the ring gave up
+// before the link came to read it: a ring may overflow, or be made and overflow,
+// while there is no connection. Positions begin at 1, and a link is there as long
+// as its Source, so what lies before the first one read was lost to it.
+func (s *session) fromBirth(b envelope.Batch) envelope.Batch {
+	if b.Ring == 0 { // a Source that says nothing of rings means the stream itself
+		b.Ring, b.Position = b.Stream, b.Next
+	}
+	if _, ok := s.begun[b.Ring]; ok || b.Ring == 0 {
+		return b
+	}
+	if b.Count == 0 && b.Missed == 0 { // where it would begin, which is not yet to be passed
+		b.Ring = 0
+		return b
+	}
+	s.begun[b.Ring] = 0
+	if before := b.Position - uint64(b.Count); before > 1 && b.Position > uint64(b.Count) {
+		b.Missed = max(b.Missed, before-1)
+	}
+	return b
+}
+
 // send puts a batch in line for the writer, when there is room, and reports
 // whether the session still lives. A batch that is a position only travels in
 // the line of those in flight, so that the cursor passes it in its turn.
 func (s *session) send(b envelope.Batch) bool {
-	if b.Ring == 0 { // a Source that says nothing of rings means the stream itself
-		b.Ring, b.Position = b.Stream, b.Next
-	}
 	e := entry{ring: b.Ring, position: b.Position, records: uint64(b.Count), missed: b.Missed}
 	silent := b.Count == 0 && b.Missed == 0 && !b.Reset
 	var head [binary.MaxVarintLen64 + envelope.MaxBatchHeader]byte
@@ -166,6 +196,7 @@ func (s *session) send(b envelope.Batch) bool {
 		s.fill = append(s.fill, b.Records...)
 		e.cost = len(s.fill) - before
 		s.queued += uint64(e.cost)
+		s.l.torn = 0 // the Source still has what an earlier connection left
 		s.l.stats.Sent += e.records
 		s.l.stats.SentBytes += uint64(e.cost)
 		if e.stream != 0 {
@@ -188,6 +219,14 @@ func (s *session) send(b envelope.Batch) bool {
 		s.settle()
 	}
 	return true
+}
+
+// pending is how many records are in flight. The lock is held.
+func (s *session) pending() (records uint64) {
+	for _, e := range s.flight[s.head:] {
+		records += e.records
+	}
+	return records
 }
 
 // settle passes the cursor over what is done at the head of the line. The lock
