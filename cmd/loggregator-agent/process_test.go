@@ -594,6 +594,53 @@ func TestServerStuck(t *testing.T) {
 	}
 }
 
+// TestOverflow: with a server that is away while more is printed than there is
+// memory for, each line arrives or is told as missing, there and here.
+func TestOverflow(t *testing.T) {
+	t.Parallel()
+	const n = 200_000
+	path := filepath.Join(t.TempDir(), "sock")
+	cmd := agentCommand(t, "lines", []string{"--app", "shop", "--server", "unix://" + path, "--budget", "4000000", "--flush-timeout", "30s"}, fmt.Sprint(n))
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	for range n - 1 {
+		if _, err := lines.ReadSlice('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, ln)
+	io.Copy(io.Discard, lines)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	arrived, missing := 0, uint64(0)
+	for _, e := range s.envelopes() {
+		if told, _, ok := e.Missed(); ok {
+			missing += told
+			continue
+		}
+		arrived++
+	}
+	if missing == 0 || uint64(arrived)+missing != n {
+		t.Errorf("%d arrived, %d told as missing, of %d", arrived, missing, n)
+	}
+	if want := fmt.Sprintf("%d of %d lines were not delivered to unix://%s: there was no memory", missing, n, path); !strings.Contains(errs.String(), want) {
+		t.Errorf("said %q, want %q", errs.String(), want)
+	}
+}
+
 // TestGrandchild: a process left behind that keeps the pipe open does not keep
 // the agent.
 func TestGrandchild(t *testing.T) {

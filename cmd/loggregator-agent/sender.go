@@ -62,7 +62,10 @@ func (s *sender) finish(timeout time.Duration) error {
 		return nil
 	}
 	why := err
-	if link.LastError != "" && !link.Connected {
+	switch {
+	case err == nil:
+		why = errors.New("there was no memory for more, see -budget")
+	case link.LastError != "" && !link.Connected:
 		why = errors.New(link.LastError)
 	}
 	return fmt.Errorf("%d of %d lines were not delivered to %s: %w", made-link.Acked, made, s.server, why)
