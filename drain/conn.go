@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -70,18 +69,6 @@ func (c *conn) watch() {
 			c.err = err
 			return
 		}
-	}
-}
-
-// orderly reports whether the peer said goodbye, having read what it
-// acknowledged: a process that is killed with unread data resets the connection
-// instead.
-func (c *conn) orderly() bool {
-	select {
-	case <-c.dead:
-		return errors.Is(c.err, io.EOF)
-	default:
-		return false
 	}
 }
 

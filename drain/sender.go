@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -68,7 +69,7 @@ func (s *sender) run() {
 		if s.conn != nil {
 			select {
 			case <-s.conn.dead:
-				s.disconnect(s.conn.err)
+				s.disconnect(s.conn.err, s.conn.err == io.EOF)
 				continue
 			default:
 			}
@@ -227,7 +228,9 @@ func (s *sender) write(c *chunk) {
 		s.sent = append(s.sent, e)
 	}
 	if err != nil {
-		s.disconnect(err)
+		// A reset is reported once, to this write or to the watcher's read,
+		// and to the other one as the end of the stream: not an orderly end.
+		s.disconnect(err, false)
 	}
 }
 
@@ -287,11 +290,12 @@ func (s *sender) forget(n int) {
 }
 
 // disconnect ends the connection and goes back to the first record that cannot
-// be known to have been received.
-func (s *sender) disconnect(err error) {
+// be known to have been received. An orderly end is one where the peer said
+// goodbye, having read what it acknowledged: a process that is killed with
+// unread data resets the connection instead.
+func (s *sender) disconnect(err error, orderly bool) {
 	s.settle()
 	c := s.conn
-	orderly := c.orderly()
 	if orderly {
 		err = errPeerClosed
 	}
