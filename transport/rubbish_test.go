@@ -186,6 +186,31 @@ func TestLongMessage(t *testing.T) {
 	})
 }
 
+// Messages of any size are acknowledged at once, also where they end just where
+// the buffer does.
+func TestAckAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		server := serve(t, network, discard{}, nil)
+		for size := baseBuffer - 20; size < baseBuffer+20; size++ {
+			b := envelope.Batch{Stream: 1, First: 1, Count: 1, Next: 2}
+			head := b.AppendHeader(nil)
+			for n := size; len(b.Records)+len(head)+2 != size; n-- { // two bytes of length
+				b.Records = envelope.AppendLog(nil, fixed, 1, envelope.Out, make([]byte, n))
+			}
+			c, _ := network.DialContext(t.Context(), "", "server:3456")
+			c.Write(append(append(binary.AppendUvarint(nil, uint64(size-2)), head...), b.Records...))
+			synctest.Wait()
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			if _, err := c.Read(make([]byte, 100)); err != nil {
+				t.Errorf("message of %d bytes: %v", size, err)
+			}
+			c.Close()
+		}
+		server.Close()
+	})
+}
+
 func TestMemoryLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, dst := &faultnet.Network{}, newSink(t)

@@ -10,15 +10,15 @@ import (
 )
 
 // take consumes the whole messages in the buffer and acknowledges them. full
-// says that the last read filled the buffer, so that more is there to be read
-// at once and the acknowledgements of both can go together.
+// says that the last read filled the buffer. If it left a message half read, more
+// is about to come, and the acknowledgements of both can go together.
 func (c *conn) take(full bool) *fault {
 	var done tally
 	f := c.consume(&done)
 	c.s.batches.Add(done.batches)
 	c.s.records.Add(done.records)
 	c.s.missed.Add(done.missed)
-	if f != nil || !full {
+	if f != nil || !full || !c.partial {
 		// What the Writer has taken counts also when the next message is rubbish.
 		if g := c.acknowledge(); f == nil {
 			f = g
