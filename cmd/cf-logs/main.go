@@ -37,21 +37,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 
+	reading, stop := context.WithCancel(ctx) // ends as soon as nobody takes the output
+	defer stop()
 	out := outbuf.New(func(p []byte) error {
 		if _, err := stdout.Write(p); err != nil {
+			stop()
 			return &outputError{err}
 		}
 		return nil
 	})
 	p := &printer{out: out, loc: time.Local, json: opt.json, withApp: opt.several(), color: colored(stdout)}
 	if opt.recent {
-		err = srv.dump(ctx, p.print)
+		err = srv.dump(reading, p.print)
 	} else {
 		f := &follower{server: srv, print: p.print, stderr: stderr, backoff: backoff}
-		err = f.run(ctx)
+		err = f.run(reading)
 	}
-	if ferr := finish(ctx, out); err == nil {
-		err = ferr
+	if failed := finish(ctx, out); failed != nil {
+		err = failed
 	}
 	return ending(ctx, err)
 }

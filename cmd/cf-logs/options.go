@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -96,8 +97,11 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&opt.json, "json", false, "one JSON object a line")
 	fs.BoolVar(&opt.wait, "wait", false, "wait for an application that has not logged yet")
 	fs.StringVar(&opt.target, "target", "http://127.0.0.1:8080", "`URL` of the server")
-	if err := daemon.Parse(fs, args); err != nil {
-		return opt, err
+	switch err := daemon.Parse(fs, args); {
+	case errors.Is(err, flag.ErrHelp):
+		return opt, flag.ErrHelp
+	case err != nil:
+		return opt, fmt.Errorf("%s; -help explains", strings.TrimPrefix(err.Error(), "error parsing commandline arguments: "))
 	}
 	return opt, opt.check(fs.Args())
 }

@@ -101,6 +101,9 @@ func (s *server) dump(ctx context.Context, print func(envelope.Batch) error) err
 	if resp.StatusCode != http.StatusOK {
 		return s.refused(resp)
 	}
+	if resp.Header.Get("Content-Type") != "application/x-protobuf" {
+		return s.foreign()
+	}
 	r := bufio.NewReaderSize(resp.Body, 64<<10)
 	var message []byte
 	for {
