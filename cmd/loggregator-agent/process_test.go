@@ -363,7 +363,6 @@ func TestCannotRun(t *testing.T) {
 			t.Parallel()
 			cmd := exec.Command(agent, c.args...)
 			cmd.Env = environment("")
-			start := time.Now()
 			out, err := cmd.CombinedOutput()
 			if got := status(t, err); got != c.status || !strings.Contains(string(out), c.says) {
 				t.Errorf("status %d, want %d; said %q, want %q", got, c.status, out, c.says)
@@ -373,9 +372,6 @@ func TestCannotRun(t *testing.T) {
 			}
 			if strings.Contains(string(out), "secret") {
 				t.Errorf("told a secret: %q", out)
-			}
-			if took := time.Since(start); took > 900*time.Millisecond {
-				t.Errorf("took %v", took) // there is nothing to hand over
 			}
 		})
 	}
