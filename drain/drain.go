@@ -91,12 +91,13 @@ func backoff(failures int) time.Duration {
 // Stats are the numbers of a drain since it was opened. For every record that
 // the source gave to it,
 //
-//	Accepted = Delivered + Missed + Filtered + Pending
+//	Accepted = Delivered + Missed + Filtered + Refused + Pending
 type Stats struct {
 	Accepted  uint64 `json:"accepted"`
-	Delivered uint64 `json:"delivered"` // received by the receiver's kernel, or, where the system does not tell, handed to ours
+	Delivered uint64 `json:"delivered"` // received by the receiver's kernel or answered with 2xx; where the system does not tell, handed to ours
 	Missed    uint64 `json:"missed"`    // lost before the drain could read them; the receiver was told
 	Filtered  uint64 `json:"filtered"`  // not wanted by the drain's URL
+	Refused   uint64 `json:"refused"`   // by an HTTPS receiver for good, in whole or in part
 	Pending   uint64 `json:"pending"`   // read, and neither delivered nor filtered yet
 
 	// Resent records may have reached the receiver twice. A record that was sent
@@ -209,7 +210,7 @@ func (d *Drain) Stats() Stats {
 	if oldest != 0 {
 		s.Lag = max(0, time.Since(time.Unix(0, oldest)))
 	}
-	s.Accepted = s.Delivered + s.Missed + s.Filtered + s.Pending
+	s.Accepted = s.Delivered + s.Missed + s.Filtered + s.Refused + s.Pending
 	return s
 }
 

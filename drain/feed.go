@@ -26,6 +26,7 @@ type entry struct {
 	records  uint64 // formatted, for the first time
 	again    uint64 // formatted, and known delivered already
 	filtered uint64
+	refused  uint64
 	missed   uint64
 	resets   uint64
 
@@ -220,6 +221,19 @@ func (f *feed) take() *chunk {
 	if c != nil {
 		signal(f.space)
 	}
+	return c
+}
+
+// takeEmpty is take if the chunk has no bytes, for when there is no connection.
+func (f *feed) takeEmpty() *chunk {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.cur
+	if c == nil || len(c.buf) > 0 {
+		return nil
+	}
+	f.cur = nil
+	signal(f.space)
 	return c
 }
 

@@ -38,6 +38,8 @@ type sender struct {
 	settled int
 	held    int // bytes of sent[:settled]
 
+	post      *poster // of an https drain, which has no conn
+	pace      time.Duration
 	conn      *conn
 	lastWrite time.Time
 	lastSmall bool
@@ -58,7 +60,17 @@ type sender struct {
 }
 
 func (s *sender) run() {
-	s.eager = true
+	if s.feed.target.https() {
+		s.post = newPoster(s.feed.target, s.opts)
+		s.post.report = s.posted
+		defer s.post.close()
+	} else {
+		s.eager = true
+	}
+	s.pace = pace
+	if s.feed.target.scheme == "https-batch" || s.feed.target.scheme == "https-logplex" {
+		s.pace = batchPace
+	}
 	s.query.Follow = true
 	s.startFeed(s.query)
 	defer s.end()
@@ -69,7 +81,7 @@ func (s *sender) run() {
 		if s.conn != nil {
 			select {
 			case <-s.conn.dead:
-				s.disconnect(s.conn.err, s.conn.err == io.EOF)
+				s.disconnect(s.conn.err, isGoodbye(s.conn.err))
 				continue
 			default:
 			}
@@ -126,10 +138,10 @@ func (s *sender) step(size int, any bool) time.Duration {
 		}
 	}
 	if any && size == 0 { // nothing to send, only numbers to keep
-		s.write(s.feed.take())
+		s.write(s.feed.takeEmpty())
 		return 0
 	}
-	if s.conn == nil {
+	if s.conn == nil && s.post == nil {
 		if !any && !s.eager {
 			return wait
 		}
@@ -139,7 +151,7 @@ func (s *sender) step(size int, any bool) time.Duration {
 		s.connect()
 		return 0
 	}
-	if s.failures > 0 {
+	if s.conn != nil && s.failures > 0 {
 		if pause := provenTime - now.Sub(s.conn.since); pause > 0 {
 			wait = min(wait, pause)
 		} else {
@@ -148,7 +160,7 @@ func (s *sender) step(size int, any bool) time.Duration {
 		}
 	}
 	if any && len(s.sent)-s.settled < maxEntries {
-		pause := pace - now.Sub(s.lastWrite)
+		pause := s.pace - now.Sub(s.lastWrite)
 		if !s.lastSmall || size >= chunkReady || pause <= 0 {
 			s.write(s.feed.take())
 			return 0
@@ -186,6 +198,10 @@ func (s *sender) connect() {
 // again.
 func (s *sender) failed(err error) {
 	s.retryAt = time.Now().Add(s.opts.Backoff(s.failures))
+	s.fail(err)
+}
+
+func (s *sender) fail(err error) {
 	s.failures++
 	s.feed.mu.Lock()
 	s.stats.Failures++
@@ -193,7 +209,7 @@ func (s *sender) failed(err error) {
 	s.stats.LastError = err.Error()
 	s.feed.mu.Unlock()
 	if s.failures == 1 { // the start of an outage; its end is a connect that lasts
-		s.log.Warn("receiver unreachable or gone; trying again until it is back", "error", err)
+		s.log.Warn("receiver does not take logs; trying again until it is back", "error", err)
 	}
 }
 
@@ -211,7 +227,19 @@ func (s *sender) write(c *chunk) {
 	}
 	defer c.free()
 	var err error
-	if len(c.buf) > 0 {
+	switch {
+	case len(c.buf) == 0:
+	case s.post != nil:
+		s.lastWrite, s.lastSmall = time.Now(), len(c.buf) < chunkReady
+		var refused uint64
+		refused, err = s.post.post(s.ctx, c.buf)
+		for i := range c.entries {
+			e := &c.entries[i]
+			n := min(refused, e.records)
+			e.records, e.refused = e.records-n, n
+			refused -= n
+		}
+	default:
 		_, err = s.conn.Write(c.buf)
 		s.lastWrite, s.lastSmall = time.Now(), len(c.buf) < chunkReady
 		s.poll = time.Millisecond
@@ -227,10 +255,26 @@ func (s *sender) write(c *chunk) {
 		}
 		s.sent = append(s.sent, e)
 	}
-	if err != nil {
+	if err != nil && s.conn != nil {
 		// A reset is reported once, to this write or to the watcher's read,
 		// and to the other one as the end of the stream: not an orderly end.
 		s.disconnect(err, false)
+	}
+}
+
+// posted notes how a request went.
+func (s *sender) posted(err error) {
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	s.feed.mu.Lock()
+	s.stats.State = Connected
+	s.stats.LastError = ""
+	s.feed.mu.Unlock()
+	if s.failures > 0 {
+		s.failures = 0
+		s.log.Info("receiver accepts again")
 	}
 }
 
@@ -254,9 +298,10 @@ func (s *sender) settle() {
 		s.held += e.bytes
 		s.stats.Delivered += e.records
 		s.stats.Filtered += e.filtered
+		s.stats.Refused += e.refused
 		s.stats.Missed += e.missed
 		s.stats.Resets += e.resets
-		s.feed.pending -= e.records + e.filtered
+		s.feed.pending -= e.records + e.filtered + e.refused
 		if e.ring != 0 {
 			s.feed.counted[e.ring] = max(s.feed.counted[e.ring], e.position)
 		}
@@ -266,7 +311,7 @@ func (s *sender) settle() {
 		s.oldest = s.sent[s.settled].oldest
 	}
 	n := 0
-	for n < s.settled && (s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxEntries) {
+	for n < s.settled && (s.post != nil || s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxEntries) {
 		s.held -= s.sent[n].bytes
 		n++
 	}
@@ -323,6 +368,12 @@ func (s *sender) disconnect(err error, orderly bool) {
 	} else if orderly {
 		s.setState(Idle)
 	}
+}
+
+// isGoodbye reports whether a read ended because the peer closed, in TLS with or
+// without notice.
+func isGoodbye(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 var errPeerClosed = errors.New("the receiver closed the connection")

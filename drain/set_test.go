@@ -175,7 +175,7 @@ func TestBindingReasons(t *testing.T) {
 		`{"url":"syslog-tls://h","cert":"x","key":"secret"}`: `drain: "cert" and "key" are not a certificate and its key in PEM`,
 		`{"url":5}`:   `json: cannot unmarshal number into Go struct field Binding.url of type string`,
 		`"syslog://"`: `json: cannot unmarshal string into Go value of type drain.Binding`,
-		`{}`:          `drain: unusable URL: the scheme must be one of syslog, syslog-tls`,
+		`{}`:          `drain: unusable URL: the scheme must be syslog, syslog-tls, https, https-batch or https-logplex`,
 	} {
 		list, err := parseBindings([]byte(`{"drains":[`+entry+`]}`), nil)
 		if err != nil || len(list) != 1 || list[0].err == nil || list[0].err.Error() != reason {

@@ -27,11 +27,13 @@ type target struct {
 	metadata *bool // nil: as Options says
 }
 
-var defaultPorts = map[string]string{"syslog": "514", "syslog-tls": "6514"}
+var defaultPorts = map[string]string{"syslog": "514", "syslog-tls": "6514", "https": "443", "https-batch": "443", "https-logplex": "443"}
 
 // String is what may be told of a drain URL: user, password, path and query can
 // be secrets.
 func (t *target) String() string { return t.scheme + "://" + t.addr }
+
+func (t *target) https() bool { return strings.HasPrefix(t.scheme, "https") }
 
 func urlError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrURL, fmt.Sprintf(format, args...))
@@ -44,7 +46,7 @@ func parseURL(raw string) (*target, error) {
 	}
 	port, ok := defaultPorts[u.Scheme]
 	if !ok {
-		return nil, urlError("the scheme must be one of syslog, syslog-tls")
+		return nil, urlError("the scheme must be syslog, syslog-tls, https, https-batch or https-logplex")
 	}
 	t := &target{scheme: u.Scheme, host: u.Hostname(), url: u}
 	if t.host == "" {
