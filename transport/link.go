@@ -29,6 +29,9 @@ type LinkOptions struct {
 	// TLS is used for tls:// addresses; nil means the system's roots. The name to
 	// verify is the address's host unless ServerName says otherwise.
 	TLS *tls.Config
+	// CurrentTLS, if not nil, is asked for the configuration of each connection
+	// instead, see TLSFiles.
+	CurrentTLS func() *tls.Config
 
 	// MaxUnacked bounds the bytes that are sent and not acknowledged; then the
 	// link waits. It is a bound on what is sent twice when a connection breaks.
@@ -197,6 +200,9 @@ func (l *Link) dial(ctx context.Context, t target) (net.Conn, error) {
 		return nc, err
 	}
 	config := l.opts.TLS
+	if l.opts.CurrentTLS != nil {
+		config = l.opts.CurrentTLS()
+	}
 	if config.ServerName == "" {
 		config = config.Clone()
 		config.ServerName = t.host

@@ -21,8 +21,8 @@ var ErrClosed = errors.New("transport: closed")
 // ServerOptions are what a Server can be told. Nil and the zero value mean the
 // defaults.
 type ServerOptions struct {
-	// TLS is used on every connection; nil means none. Certificates that are
-	// replaced while the server runs belong into its GetCertificate.
+	// TLS is used on every connection; nil means none. See TLSFiles for
+	// certificates that are replaced while the server runs.
 	TLS *tls.Config
 
 	// MaxMessage bounds one message in bytes. Default 10 MiB.
