@@ -11,7 +11,7 @@ import (
 
 // Field numbers and their one-byte keys as every encoder writes them.
 const (
-	keyTimestamp  = 1<<3 | 0
+	keyTimestamp  = 1 << 3
 	keySourceID   = 2<<3 | 2
 	keyDeprecated = 3<<3 | 2
 	keyLog        = 4<<3 | 2

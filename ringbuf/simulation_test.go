@@ -27,7 +27,6 @@ type modelRing struct {
 	records []modelRecord // position-1
 	local   uint64
 	origins map[envelope.StreamID]uint64
-	lost    uint64
 }
 
 type modelReader struct {
@@ -38,7 +37,7 @@ type modelReader struct {
 	missed uint64
 }
 
-type markRecord struct{ payload []byte }
+type markRecord struct{}
 
 func (m markRecord) MarkMissed(n uint64) []byte {
 	return envelope.AppendRecord(nil, binary.AppendUvarint([]byte{0x08}, n))
