@@ -1,6 +1,9 @@
 package transport
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"hash"
 	"net"
 	"time"
 
@@ -18,7 +21,8 @@ const (
 // ServePacket takes datagrams until pc fails or the server is shut down, which
 // makes it return ErrClosed. It closes pc. One datagram is one EnvelopeBatch;
 // nothing is answered. A datagram that does not parse, or that the Writer does
-// not take, is counted and dropped.
+// not take, is counted and dropped, as is one that is not signed where
+// ServerOptions.Secrets asks for that.
 func (s *Server) ServePacket(pc net.PacketConn) error {
 	s.mu.Lock()
 	if s.closing {
@@ -40,6 +44,7 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 		udp.SetReadBuffer(socketBuffer) // as much of it as the system allows
 	}
 
+	v := newVerifier(s.opts.Secrets)
 	buf := make([]byte, maxDatagram)
 	for delay := time.Duration(0); ; {
 		n, from, err := pc.ReadFrom(buf)
@@ -48,7 +53,7 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 			delay = 0
 			s.datagrams.Add(1)
 			s.bytes.Add(uint64(n))
-			if f := s.datagram(buf[:n]); f != nil {
+			if f := s.datagram(v, buf[:n]); f != nil {
 				s.complaints.add(f, from)
 			}
 		case s.isClosing():
@@ -64,7 +69,11 @@ func (s *Server) ServePacket(pc net.PacketConn) error {
 	}
 }
 
-func (s *Server) datagram(msg []byte) *fault {
+func (s *Server) datagram(v *verifier, msg []byte) *fault {
+	msg, f := v.open(msg)
+	if f != nil {
+		return f
+	}
 	b, err := envelope.ParseBatch(msg)
 	if err != nil {
 		f := suspect(msg)
@@ -81,4 +90,55 @@ func (s *Server) datagram(msg []byte) *fault {
 	s.records.Add(uint64(b.Count))
 	s.missed.Add(b.Missed)
 	return nil
+}
+
+// verifier checks signatures, for one goroutine.
+type verifier struct {
+	macs []hash.Hash // one for each secret
+	sum  []byte
+}
+
+func newVerifier(secrets [][]byte) *verifier {
+	v := &verifier{}
+	for _, secret := range secrets {
+		v.macs = append(v.macs, hmac.New(sha256.New, secret))
+	}
+	return v
+}
+
+// open takes the signature off a datagram.
+func (v *verifier) open(msg []byte) ([]byte, *fault) {
+	if len(v.macs) == 0 {
+		return msg, nil
+	}
+	if len(msg) < sha256.Size {
+		return nil, &fault{reason: reasonSignature, says: "datagram not signed"}
+	}
+	for _, mac := range v.macs {
+		mac.Reset()
+		mac.Write(msg[sha256.Size:])
+		v.sum = mac.Sum(v.sum[:0])
+		if hmac.Equal(v.sum, msg[:sha256.Size]) {
+			return msg[sha256.Size:], nil
+		}
+	}
+	return nil, &fault{reason: reasonSignature, says: "datagram not signed with a known secret"}
+}
+
+// AppendDatagram appends a datagram that carries b: where there is a secret, the
+// HMAC-SHA-256 of the message, 32 bytes, and then the message.
+func AppendDatagram(dst []byte, b envelope.Batch, secret []byte) []byte {
+	at := len(dst)
+	if len(secret) > 0 {
+		dst = append(dst, make([]byte, sha256.Size)...)
+	}
+	message := len(dst)
+	dst = b.AppendHeader(dst)
+	dst = append(dst, b.Records...)
+	if len(secret) > 0 {
+		mac := hmac.New(sha256.New, secret)
+		mac.Write(dst[message:])
+		mac.Sum(dst[at:at])
+	}
+	return dst
 }

@@ -27,12 +27,13 @@ const (
 	reasonWriter                  // our Writer refused a batch
 	reasonFull                    // MaxConns connections are open
 	reasonMemory                  // MaxBuffered is spent
+	reasonSignature               // a datagram that no known secret signed
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	"http", "tls", "text", "malformed", "too_large", "truncated", "stalled",
-	"handshake", "reset", "acks", "writer", "full", "memory",
+	"handshake", "reset", "acks", "writer", "full", "memory", "signature",
 }
 
 func (r reason) String() string { return reasonNames[r] }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +36,12 @@ type ServerOptions struct {
 	// needs more is closed. Default 512 MiB.
 	MaxBuffered int64
 
+	// Secrets are those that sign datagrams, see AppendDatagram: any of them
+	// will do, so that senders can change to a new one one by one. Empty takes
+	// datagrams unsigned. A signature says who made a datagram, not when: whoever
+	// can record one can send it again, which is noticed of numbered ones only.
+	Secrets [][]byte
+
 	// MessageTimeout bounds the time from the first byte of a message to its
 	// last, and that of a TLS handshake. Between messages a sender may be silent
 	// for as long as it likes. Default 30 s.
@@ -59,6 +66,7 @@ func (o *ServerOptions) withDefaults() ServerOptions {
 	if c.TLS != nil {
 		c.TLS = c.TLS.Clone()
 	}
+	c.Secrets = slices.Clone(c.Secrets)
 	c.MaxMessage = cmp.Or(max(c.MaxMessage, 0), 10<<20)
 	c.MaxConns = cmp.Or(max(c.MaxConns, 0), 4096)
 	c.MaxBuffered = cmp.Or(max(c.MaxBuffered, 0), 512<<20)
@@ -114,7 +122,7 @@ type ServerStats struct {
 
 	// Refused is how many connections and datagrams were given up, by reason:
 	// http, tls, text, malformed, too_large, truncated, stalled, handshake,
-	// reset, acks, writer, full, memory.
+	// reset, acks, writer, full, memory, signature.
 	Refused map[string]uint64
 }
 

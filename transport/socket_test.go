@@ -197,3 +197,46 @@ func TestDatagrams(t *testing.T) {
 		t.Errorf("afterwards: %v", err)
 	}
 }
+
+func TestSignedDatagrams(t *testing.T) {
+	dst := newSink(t)
+	s := NewServer(dst, &ServerOptions{Secrets: [][]byte{[]byte("old"), []byte("new")}})
+	b, err := envelope.Of(envelope.AppendLog(nil, fixed, 1, envelope.Out, []byte("hello")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := newVerifier(s.opts.Secrets)
+	for i, test := range []struct {
+		datagram []byte
+		reason   reason
+	}{
+		{AppendDatagram(nil, b, []byte("old")), reasons},
+		{AppendDatagram([]byte{}, b, []byte("new")), reasons},
+		{AppendDatagram(nil, b, []byte("other")), reasonSignature},
+		{AppendDatagram(nil, b, nil), reasonSignature},
+		{nil, reasonSignature},
+		{make([]byte, 32), reasonSignature},
+		{append(AppendDatagram(nil, b, []byte("new")), 0), reasonSignature},
+		{AppendDatagram(nil, envelope.Batch{Records: []byte("rubbish")}, []byte("new")), reasonText},
+	} {
+		f := s.datagram(v, test.datagram)
+		if f == nil != (test.reason == reasons) || f != nil && f.reason != test.reason {
+			t.Errorf("%d: %v", i, f)
+		}
+	}
+	if dst.loose != 2 {
+		t.Errorf("%d taken", dst.loose)
+	}
+	prefix := []byte("before")
+	if d := AppendDatagram(prefix, b, []byte("new")); string(d[:6]) != "before" || s.datagram(v, d[6:]) != nil {
+		t.Error("not appended")
+	}
+	d := AppendDatagram(nil, b, []byte("new"))
+	if n := testing.AllocsPerRun(100, func() {
+		if f := s.datagram(v, d); f != nil {
+			t.Fatal(f)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
