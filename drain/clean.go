@@ -98,6 +98,32 @@ func appendSourceType(dst, b []byte) []byte {
 	return dst
 }
 
+// appendDyno appends APP-NAME and PROCID as Heroku has them, of a cleaned source
+// type: "app web" for APP/PROC/WEB, "heroku router" for RTR.
+func appendDyno(dst, sourceType []byte) []byte {
+	first, _, _ := bytes.Cut(sourceType, []byte{'/'})
+	last := sourceType[bytes.LastIndexByte(sourceType, '/')+1:]
+	switch {
+	case string(sourceType) == "APP":
+		return append(dst, "app web"...)
+	case string(first) == "APP" && len(last) > 0:
+		dst = append(dst, "app "...)
+	case string(first) == "RTR":
+		return append(dst, "heroku router"...)
+	case len(first) > 0:
+		dst, last = append(dst, "heroku "...), first
+	default:
+		return append(dst, "heroku logplex"...)
+	}
+	for _, c := range last[:min(len(last), maxProcID/2-1)] {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
 // appendTags appends tags, which are sorted and unique, as parameters.
 func appendTags(dst []byte, tags []envelope.Tag) []byte {
 	legal := true

@@ -43,7 +43,29 @@
 //
 // For every record that the source gave to a drain, at all times,
 //
-//	Accepted = Delivered + Missed + Filtered + Pending
+//	Accepted = Delivered + Missed + Filtered + Refused + Pending
+//
+// # HTTPS
+//
+// https:// sends one message a request, https-batch:// many, one after the other
+// (text/plain, up to 512 KiB, at most four small ones a second), and
+// https-logplex:// those of Heroku's drains (application/logplex-1). A request
+// goes to the URL with its path and query; user and password become Basic
+// authentication. One request is on its way at a time. The answer decides:
+//
+//	2xx                              delivered
+//	408, 425, 429, 5xx, no answer    again, not before Retry-After has passed
+//	401, 403, 404, 405, 407, 410     again in one to five minutes: a person has to act
+//	3xx                              the same; redirects are never followed
+//	413                              in halves, and the size is remembered
+//	other 4xx                        in halves, down to the one message that is refused
+//
+// A single message that is refused for good is given up and in Stats.Refused.
+// But until a receiver has accepted anything, a refusal is taken for a wrong URL
+// and tried again.
+//
+// A request that was answered too late, or whose answer was lost, is sent again,
+// with the same Logplex-Frame-Id.
 //
 // # Connections
 //
@@ -97,6 +119,9 @@
 // The last two are also known as include-source-types and include-log-types.
 // What an URL leaves out is in Stats.Filtered. Unknown values are refused;
 // unknown parameters are ignored.
+//
+// Where URLs come from tenants, set Options.Deny, so that no drain reaches into
+// the operator's own network.
 //
 // User, password, path and query of a URL appear in no log, error or status.
 package drain

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,8 +44,14 @@ type Options struct {
 	// doubling up to 30 s, of each a random part.
 	Backoff func(failures int) time.Duration
 
-	// DialContext makes connections; nil means a net.Dialer with TCP
-	// keepalive.
+	// Deny are networks to which no connection is made, checked for every
+	// address at the moment it is dialled, see InternalNetworks. It is for
+	// drains whose URLs come from tenants; the default is none, for those that
+	// the operator sets.
+	Deny []netip.Prefix
+
+	// DialContext makes connections; nil means a net.Dialer with TCP keepalive
+	// that heeds Deny. One of your own has to heed it itself.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// Logger is told of connects, failures and closes, with host and port but no
@@ -69,7 +77,7 @@ func (o *Options) withDefaults() *Options {
 		c.Backoff = backoff
 	}
 	if c.DialContext == nil {
-		c.DialContext = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
+		c.DialContext = dialer(slices.Clone(c.Deny))
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -179,7 +187,7 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 	}
 	d.feed = feed{
 		target:  t,
-		format:  Formatter{OmitTags: omit},
+		format:  Formatter{OmitTags: omit, logplex: t.scheme == "https-logplex"},
 		opened:  d.opened,
 		ready:   make(chan struct{}, 1),
 		space:   make(chan struct{}, 1),

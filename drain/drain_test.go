@@ -108,7 +108,7 @@ func (r *receiver) set(err error) {
 // final numbers.
 func conserve(t *testing.T, s Stats, total uint64) {
 	t.Helper()
-	if s.Accepted != total || s.Accepted != s.Delivered+s.Missed+s.Filtered+s.Pending {
+	if s.Accepted != total || s.Accepted != s.Delivered+s.Missed+s.Filtered+s.Refused+s.Pending {
 		t.Errorf("%d records: %+v", total, s)
 	}
 }

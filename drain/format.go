@@ -44,6 +44,11 @@ type Formatter struct {
 	// OmitTags leaves out the tags@47450 element.
 	OmitTags bool
 
+	// logplex makes the messages of Heroku's HTTPS drains: host, app and dyno,
+	// and no structured data, not even a dash.
+	logplex bool
+	dyno    []byte // APP-NAME and PROCID without the instance
+
 	second int64 // of clock
 	clock  []byte
 
@@ -104,12 +109,13 @@ func (f *Formatter) append(dst []byte, e envelope.Envelope, r *envelope.Route) [
 
 func (f *Formatter) appendLog(dst []byte, r *envelope.Route) []byte {
 	dst, start := f.open(dst, r)
-	if len(f.element) > 0 {
-		dst = append(dst, f.element...)
-	} else {
-		dst = append(dst, '-')
+	switch {
+	case f.logplex:
+	case len(f.element) > 0:
+		dst = append(append(dst, f.element...), ' ')
+	default:
+		dst = append(dst, "- "...)
 	}
-	dst = append(dst, ' ')
 	payload := r.Payload
 	for i := bytes.IndexByte(payload, 0); i >= 0; i = bytes.IndexByte(payload, 0) {
 		dst = append(dst, payload[:i]...)
@@ -155,8 +161,13 @@ func (f *Formatter) appendLoss(dst []byte, e envelope.Envelope, r *envelope.Rout
 	}
 	dst, start := openFrame(dst)
 	dst = f.appendTime(append(dst, priLoss...), stamp)
-	dst = append(append(dst, ' '), host...)
-	dst = append(dst, " heroku logplex - - Error L10 (output buffer overflow): "...)
+	if f.logplex {
+		dst = append(dst, " host heroku logplex - "...)
+	} else {
+		dst = append(append(dst, ' '), host...)
+		dst = append(dst, " heroku logplex - - "...)
+	}
+	dst = append(dst, "Error L10 (output buffer overflow): "...)
 	if unknown {
 		dst = append(dst, "an unknown number of"...)
 		if n > 0 {
@@ -178,6 +189,13 @@ func (f *Formatter) open(dst []byte, r *envelope.Route) ([]byte, int) {
 		pri = priErr
 	}
 	dst = f.appendTime(append(dst, pri...), r.Timestamp)
+	if f.logplex {
+		dst = append(append(dst, " host "...), f.dyno...)
+		if len(r.InstanceID) > 0 {
+			dst = appendPrintable(append(dst, '.'), r.InstanceID, maxProcID/2)
+		}
+		return append(dst, " - "...), start
+	}
 	dst = append(dst, f.head...)
 	room := maxProcID - 2
 	if r.Kind == envelope.KindLog {
@@ -262,7 +280,9 @@ func (f *Formatter) prepare(e envelope.Envelope, r *envelope.Route) {
 	f.head = append(f.head, " ["...)
 	f.sourceType = appendSourceType(f.sourceType[:0], sourceType)
 
-	if len(f.list) > 0 && !f.OmitTags {
+	if f.logplex {
+		f.dyno = appendDyno(f.dyno[:0], f.sourceType)
+	} else if len(f.list) > 0 && !f.OmitTags {
 		f.element = appendTags(append(f.element, "[tags@47450"...), f.list)
 		f.element = append(f.element, ']')
 	}
