@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,9 +48,8 @@ type Router struct {
 	wanted  map[key]map[*subscription]struct{} // by the narrowest thing each selector asks for
 	closed  bool
 
-	trusted atomic.Pointer[[]byte] // tags that passed the door last
-	counts  counts
-	late    lateQueue
+	counts counts
+	late   lateQueue
 
 	ending chan struct{} // closed by Shutdown: readers end when they have read all
 	done   chan struct{} // closed by Close: readers end at once
@@ -119,10 +117,6 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 		return ErrClosed
 	}
 	w := inbound{r: r, batch: b, missed: b.Missed}
-	if t := r.trusted.Load(); t != nil {
-		w.trusted = *t
-	}
-	was := w.trusted
 	number := b.First
 	for rest := b.Records; len(rest) > 0; number++ {
 		e, tail, err := envelope.Next(rest)
@@ -130,7 +124,7 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 			r.counts.malformed.Add(1)
 			break
 		}
-		route, err := e.Check(w.trusted)
+		route, err := e.Check(w.expect(e))
 		if err != nil {
 			r.refuse(err)
 			w.flush()
@@ -142,10 +136,6 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 	w.flush()
 	if w.missed > 0 { // nothing arrived that would say of which source they were
 		r.counts.lost.Add(w.missed)
-	}
-	if len(w.trusted) > 0 && string(was) != string(w.trusted) {
-		t := slices.Clone(w.trusted)
-		r.trusted.Store(&t)
 	}
 	return nil
 }
@@ -164,36 +154,48 @@ func (r *Router) refuse(err error) {
 // inbound is a batch on its way in. It gathers records of one source that follow
 // each other, so that each ring is locked once for them.
 type inbound struct {
-	r       *Router
-	batch   envelope.Batch
-	missed  uint64
-	trusted []byte
+	r      *Router
+	batch  envelope.Batch
+	missed uint64
+	owner  *source // of the first records of a numbered batch
 
-	src     *source
+	src  *source // of the record that was looked at last, as far as known
+	tags []byte  // that a record of it had, or is expected to have
+
+	group   *source // of the records gathered, as far as known
 	records []byte
 	count   int
 	first   uint64
-	route   envelope.Route // of the last record gathered
-	last    envelope.Envelope
+	last    []byte // the last one of them
+	route   envelope.Route
+}
+
+// expect returns the tags that e most likely has: those of the record before it,
+// if it is of the same source, or else of that source's last one.
+func (w *inbound) expect(e envelope.Envelope) []byte {
+	id := e.PeekSourceID()
+	if w.src == nil || string(id) != w.src.id {
+		if w.src, w.tags = w.r.sources[string(id)], nil; w.src != nil {
+			w.tags = w.src.place.Load().tags
+		}
+	}
+	return w.tags
 }
 
 func (w *inbound) add(record []byte, number uint64, route *envelope.Route) {
-	if len(route.Tags) > 0 {
-		w.trusted = route.Tags
-	}
+	w.tags = route.Tags
 	if w.count > 0 && string(w.route.SourceID) == string(route.SourceID) {
 		w.records = w.records[:len(w.records)+len(record)] // they lie next to each other
 		w.count++
-		w.route = *route
-		w.last = record
+		w.last, w.route = record, *route
 		return
 	}
 	w.flush()
-	if w.batch.Stream != 0 && w.src != nil && w.src.id != string(route.SourceID) {
+	if w.owner != nil && w.owner.id != string(route.SourceID) {
 		w.r.counts.mixed.Add(1)
 		return
 	}
-	w.records, w.count, w.first, w.route, w.last = record, 1, number, *route, record
+	w.group, w.records, w.count, w.first, w.last, w.route = w.src, record, 1, number, record, *route
 }
 
 // flush appends what was gathered.
@@ -201,19 +203,20 @@ func (w *inbound) flush() {
 	if w.count == 0 {
 		return
 	}
-	src := w.r.sourceOf(&w.route, w.last)
+	count := w.count
+	w.count = 0
+	src := w.r.sourceOf(w.group, &w.route, w.last)
 	if src == nil {
-		w.r.counts.noRoom.Add(uint64(w.count))
-		w.count = 0
+		w.r.counts.noRoom.Add(uint64(count))
 		return
 	}
-	w.src = src
-	b := envelope.Batch{Records: w.records, Count: w.count, Missed: w.missed}
+	b := envelope.Batch{Records: w.records, Count: count, Missed: w.missed}
 	if w.batch.Stream != 0 {
-		b.Stream, b.First, b.Next = w.batch.Stream, w.first, w.first+uint64(w.count)
+		w.owner = src
+		b.Stream, b.First, b.Next = w.batch.Stream, w.first, w.first+uint64(count)
 	}
 	done := src.ring.Append(b, src)
-	w.missed, w.count = 0, 0
+	w.missed = 0
 	c := &w.r.counts
 	c.accepted.Add(done.Accepted)
 	if done != (ringbuf.Appended{Accepted: done.Accepted}) {
@@ -227,53 +230,51 @@ func (w *inbound) flush() {
 	src.notify()
 }
 
-// sourceOf finds or makes the source of a record. Its caller holds r.mu for
+// sourceOf finds or makes the source of a record, and takes note of what its tags
+// say. guess is the source, or another one, or nil. The caller holds r.mu for
 // reading, which is let go for a moment where something is new. Nil means that
 // there is no room for one more source.
-func (r *Router) sourceOf(route *envelope.Route, record []byte) *source {
-	src := r.sources[string(route.SourceID)]
-	for src == nil || !src.knows(route) {
-		r.mu.RUnlock()
-		ok := r.learn(string(route.SourceID), route, record)
-		r.mu.RLock()
-		if !ok || r.closed {
-			return nil
-		}
-		if src = r.sources[string(route.SourceID)]; src != nil {
-			return src
-		}
+func (r *Router) sourceOf(guess *source, route *envelope.Route, record []byte) *source {
+	src := guess
+	if src == nil || src.id != string(route.SourceID) {
+		src = r.sources[string(route.SourceID)]
 	}
-	return src
+	if src != nil && src.knows(route, record) {
+		return src
+	}
+	r.mu.RUnlock()
+	defer r.mu.RLock()
+	return r.learn(string(route.SourceID), route, record)
 }
 
 // learn makes a source, or takes note of where it belongs now.
-func (r *Router) learn(id string, route *envelope.Route, record []byte) bool {
+func (r *Router) learn(id string, route *envelope.Route, record []byte) *source {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return false
+		return nil
 	}
 	src := r.sources[id]
 	if src == nil {
 		for r.store.Full() {
 			empty, ok := r.store.Empty().(*source)
 			if !ok {
-				return false
+				return nil
 			}
 			r.forget(empty)
 		}
 		src = &source{r: r, id: id}
 		ring, err := r.store.NewRing(src)
 		if err != nil {
-			return false
+			return nil
 		}
 		src.ring = ring
 		r.sources[id] = src
-		r.place(src, placeOf(id, nil, record), route)
-		return true
+		r.place(src, placeOf(place{}, record), route)
+		return src
 	}
-	r.place(src, placeOf(id, &src.place.Load().place, record), route)
-	return true
+	r.place(src, placeOf(src.place.Load().place, record), route)
+	return src
 }
 
 // housekeeping gives up what is too old and wakes the readers of sources that

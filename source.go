@@ -17,6 +17,8 @@ type source struct {
 	id    string
 	ring  *ringbuf.Ring
 	place atomic.Pointer[placed]
+	// unseen counts records whose tags were not seen like this before.
+	unseen atomic.Uint64
 
 	mu    sync.Mutex
 	feeds []*feed
@@ -31,25 +33,43 @@ type place struct {
 	app, appID, space, spaceID, org, orgID string
 }
 
-// placed is a place and the encoded tags that it was last read from.
+// placed is a place and encoded tags that say so.
 type placed struct {
 	place
-	tags []byte
+	tags  []byte    // those that were seen first
+	other [3][]byte // an application's parts have different tags
 }
 
-// knows reports whether the record's tags say nothing new. Comparing them
-// encoded costs a few nanoseconds; tags in another order are read once more.
-func (s *source) knows(route *envelope.Route) bool {
-	return !route.Scattered && (len(route.Tags) == 0 || bytes.Equal(route.Tags, s.place.Load().tags))
-}
-
-// placeOf reads a record's tags. What they don't say stays as it was: not every
-// component knows everything about an application.
-func placeOf(id string, was *place, record []byte) place {
-	var p place
-	if was != nil {
-		p = *was
+// knows reports whether the record's tags say nothing new of the place. They are
+// compared encoded, which costs a few nanoseconds. Only tags that were not seen
+// like this before are read, and remembered, at the latest after a while: there
+// are encoders that write a map in another order each time.
+func (s *source) knows(route *envelope.Route, record []byte) bool {
+	p := s.place.Load()
+	if !route.Scattered {
+		if len(route.Tags) == 0 || bytes.Equal(route.Tags, p.tags) {
+			return true
+		}
+		for _, t := range p.other {
+			if bytes.Equal(route.Tags, t) {
+				return true
+			}
+		}
 	}
+	if placeOf(p.place, record) != p.place {
+		return false
+	}
+	if n := s.unseen.Add(1) - 1; !route.Scattered && (n < 3 || n%64 == 0) {
+		q := *p
+		q.other[(n+n/64)%3] = bytes.Clone(route.Tags)
+		s.place.CompareAndSwap(p, &q)
+	}
+	return true
+}
+
+// placeOf reads a record's tags. What they don't say stays as it was in p: not
+// every component knows everything about an application.
+func placeOf(p place, record []byte) place {
 	e, _, err := envelope.Next(record)
 	if err != nil {
 		return p

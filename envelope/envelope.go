@@ -130,6 +130,25 @@ func (e Envelope) Route() (Route, error) {
 	return r, nil
 }
 
+// PeekSourceID is the source id if it stands at the beginning, where encoders put
+// it; nil otherwise. It is a guess: a source id further on would win.
+func (e Envelope) PeekSourceID() []byte {
+	i := 0
+	if len(e) > 0 && e[0] == keyTimestamp {
+		for i = 1; i < len(e) && e[i] >= 0x80; i++ {
+		}
+		i++
+	}
+	if i >= len(e) || e[i] != keySourceID {
+		return nil
+	}
+	start, end := span(e, i+1)
+	if end < 0 {
+		return nil
+	}
+	return e[start:end]
+}
+
 // Check is the door: Route for bytes from outside. It succeeds exactly where
 // google.golang.org/protobuf would decode the envelope and size and source id
 // are within the limits above, so that no reader behind the door, ours or
