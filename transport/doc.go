@@ -11,7 +11,8 @@
 // messages, each after its length as a protobuf varint. The server answers, on
 // the same connection and framed alike, with Ack messages. There is no greeting:
 // any program that writes length-delimited protobuf is a sender. Over UDP a
-// datagram is one EnvelopeBatch without a length.
+// datagram is one EnvelopeBatch without a length; if it is signed, 32 bytes of
+// HMAC-SHA-256 over it stand in front.
 //
 // # Delivery
 //
@@ -37,6 +38,7 @@
 // A connection of a Server starts with 4 KiB and grows with the bytes that have
 // arrived, never with a length that was merely announced; all connections
 // together stay within ServerOptions.MaxBuffered beyond that. A Link holds about
-// twice 256 KiB. Batches handed to a Writer alias the connection's buffer and
+// twice 256 KiB and, of each batch in flight, some 64 bytes, which count into
+// LinkOptions.MaxUnacked; the records themselves stay in the Source. Batches handed to a Writer alias the connection's buffer and
 // are borrowed, as envelope.Writer says.
 package transport

@@ -158,7 +158,11 @@ func (l *Link) run(ctx context.Context) {
 		if progress {
 			failures = 0
 		}
-		if ctx.Err() != nil || err == nil {
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			l.opts.Logger.Info("the source has ended, and all it gave is acknowledged", "server", t.String())
 			return
 		}
 		l.lost(t, err)
@@ -372,13 +376,14 @@ func (l *Link) advance(ring envelope.StreamID, position uint64) {
 	}
 }
 
-// covers reports whether the acknowledged cursor has passed all of end. The
-// lock is held.
+// covers reports whether the acknowledged cursor has passed all of end, from
+// which it takes what it has passed. The lock is held.
 func (l *Link) covers(end map[envelope.StreamID]uint64) bool {
 	for ring, position := range end {
 		if l.acked.get(ring) < position {
 			return false
 		}
+		delete(end, ring)
 	}
 	return true
 }

@@ -243,7 +243,7 @@ func (s *Server) start(nc net.Conn) {
 // was not is sent again by a Link, to whoever listens next. When ctx ends first,
 // the rest is closed at once and ctx's error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.stop(func(c *conn) { c.drain() })
+	s.stop(time.Now().Add(s.opts.DrainTime), func(c *conn) { c.drain() })
 	done := make(chan struct{})
 	go func() {
 		s.wg.Wait()
@@ -265,13 +265,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // acknowledged.
 func (s *Server) Close() error {
 	s.cancel()
-	s.stop(func(c *conn) { c.raw.Close() })
+	s.stop(time.Now(), func(c *conn) { c.raw.Close() })
 	s.wg.Wait()
 	return nil
 }
 
-// stop ends accepting and applies f to every connection.
-func (s *Server) stop(f func(*conn)) {
+// stop ends accepting, reads datagrams until then, and applies f to every
+// connection.
+func (s *Server) stop(then time.Time, f func(*conn)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closing = true
@@ -279,7 +280,7 @@ func (s *Server) stop(f func(*conn)) {
 		ln.Close()
 	}
 	for pc := range s.packets {
-		pc.SetReadDeadline(time.Now())
+		pc.SetReadDeadline(then)
 	}
 	for c := range s.conns {
 		f(c)

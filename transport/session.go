@@ -168,8 +168,8 @@ func (s *session) fromBirth(b envelope.Batch) envelope.Batch {
 func (s *session) send(b envelope.Batch) bool {
 	e := entry{ring: b.Ring, position: b.Position, records: uint64(b.Count), missed: b.Missed}
 	silent := b.Count == 0 && b.Missed == 0 && !b.Reset
-	var head [binary.MaxVarintLen64 + envelope.MaxBatchHeader]byte
-	header := head[binary.MaxVarintLen64:binary.MaxVarintLen64]
+	var head [envelope.MaxBatchHeader]byte
+	header := head[:0]
 	if !silent {
 		e.stream, e.next = b.Stream, b.Next
 		wire := b
