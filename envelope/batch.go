@@ -160,7 +160,7 @@ func ParseBatch(msg []byte) (Batch, error) {
 			i = stop
 			continue
 		}
-		num, typ, n := protowire.ConsumeTag(msg[i:])
+		num, typ, n := consumeTag(msg[i:])
 		if n < 0 {
 			return Batch{}, ErrMalformed
 		}

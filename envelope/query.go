@@ -203,7 +203,7 @@ func ParseCursor(s string) (Cursor, error) {
 	}
 	c := Cursor{Rings: make(map[StreamID]uint64), Streams: make(map[StreamID]uint64)}
 	for len(m) > 0 {
-		num, typ, n := protowire.ConsumeTag(m)
+		num, typ, n := consumeTag(m)
 		if n < 0 || typ != protowire.BytesType || num != 1 && num != 2 {
 			return Cursor{}, ErrCursor
 		}

@@ -48,6 +48,16 @@ func uvarintSlow(b []byte, i int) (uint64, int) {
 	return v, i + n
 }
 
+// consumeTag is protowire's, which lets pass field numbers that the decoder of
+// messages refuses.
+func consumeTag(b []byte) (protowire.Number, protowire.Type, int) {
+	num, typ, n := protowire.ConsumeTag(b)
+	if n >= 0 && num > protowire.MaxValidNumber {
+		return 0, 0, -1
+	}
+	return num, typ, n
+}
+
 // span reads a length at b[i:] and returns the bounds of the bytes after it;
 // end is -1 if they are not all there.
 func span(b []byte, i int) (start, end int) {
@@ -135,7 +145,7 @@ func skim(e []byte, r *Route, trusted []byte, deep bool) bool {
 				return false
 			}
 		default:
-			num, typ, n := protowire.ConsumeTag(e[at:])
+			num, typ, n := consumeTag(e[at:])
 			if n < 0 {
 				return false
 			}
@@ -213,7 +223,7 @@ func skimLog(m []byte, r *Route) bool {
 			}
 			r.LogType, i = LogType(int32(v)), next
 		default:
-			num, typ, n := protowire.ConsumeTag(m[i:])
+			num, typ, n := consumeTag(m[i:])
 			if n < 0 {
 				return false
 			}
@@ -287,7 +297,7 @@ var (
 
 func valid(m []byte, s *schema) bool {
 	for len(m) > 0 {
-		num, typ, n := protowire.ConsumeTag(m)
+		num, typ, n := consumeTag(m)
 		if n < 0 {
 			return false
 		}
@@ -324,7 +334,7 @@ func (v value) float() float64 { return math.Float64frombits(v.n) }
 func fields(m []byte) iter.Seq2[protowire.Number, value] {
 	return func(yield func(protowire.Number, value) bool) {
 		for len(m) > 0 {
-			num, typ, n := protowire.ConsumeTag(m)
+			num, typ, n := consumeTag(m)
 			if n < 0 {
 				return
 			}
