@@ -27,13 +27,15 @@ type conn struct {
 	net.Conn // TLS or raw
 	raw      *countedConn
 	since    time.Time
+	release  func() bool // of the hook that ends writes with ctx
 
 	dead chan struct{} // closed when reading has ended, with
 	err  error         // the reason
 }
 
-// dial connects to t. The name is resolved at every call.
-func dial(ctx context.Context, t *target, o *Options) (*conn, error) {
+// dial connects to t, until ctx ends. The name is resolved at every call. A write
+// that hangs ends with life.
+func dial(ctx, life context.Context, t *target, o *Options) (*conn, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := o.DialContext(dialCtx, "tcp", t.addr)
@@ -57,6 +59,7 @@ func dial(ctx context.Context, t *target, o *Options) (*conn, error) {
 		}
 		c.Conn = secure
 	}
+	c.release = context.AfterFunc(life, c.raw.stop)
 	go c.watch()
 	return c, nil
 }
@@ -86,6 +89,7 @@ func (c *conn) received() uint64 {
 // close closes the connection, in TLS with the notice that RFC 5425 asks for,
 // and waits for the watcher.
 func (c *conn) close() {
+	c.release()
 	c.Close()
 	<-c.dead
 }
@@ -95,16 +99,27 @@ func (c *conn) close() {
 type countedConn struct {
 	net.Conn
 	written atomic.Uint64
+	stopped atomic.Bool
+}
+
+// stop ends a write that is under way and all later ones. The connection stays
+// open, so that the kernel can still be asked what was acknowledged.
+func (c *countedConn) stop() {
+	c.stopped.Store(true)
+	c.Conn.SetWriteDeadline(time.Unix(1, 0))
 }
 
 func (c *countedConn) Write(p []byte) (int, error) {
 	done := 0
 	for {
 		c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if c.stopped.Load() {
+			c.stop() // it may have come just before
+		}
 		n, err := c.Conn.Write(p[done:])
 		c.written.Add(uint64(n))
 		done += n
-		if err != nil && n > 0 && done < len(p) && errors.Is(err, os.ErrDeadlineExceeded) {
+		if err != nil && n > 0 && done < len(p) && !c.stopped.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 			continue
 		}
 		return done, err

@@ -488,3 +488,77 @@ func (c closing) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 		}
 	}
 }
+
+// silent is a receiver that accepts and never reads.
+func silent(context.Context, string, string) (net.Conn, error) {
+	here, _ := net.Pipe()
+	return here, nil
+}
+
+func TestT04NeverReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newMemory()
+		src.lines(1, 0, 100)
+		d := open(t, "syslog://host", src, &Options{DialContext: silent})
+		time.Sleep(10 * time.Minute)
+		s := d.Stats()
+		conserve(t, s, 100)
+		if s.Delivered != 0 || s.Failures < 10 || s.Failures > 20 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(15 * time.Second) // in the middle of a write
+		start := time.Now()
+		d.Close()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
+	})
+}
+
+func TestT09BlackholeAtDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		src := newMemory()
+		d := open(t, "syslog://host", src, &Options{DialContext: dial})
+		time.Sleep(time.Minute)
+		if s := d.Stats(); s.Failures < 4 || s.Failures > 6 {
+			t.Errorf("%+v", s)
+		}
+		start := time.Now()
+		if err := d.Shutdown(t.Context()); err != nil || time.Since(start) != 0 {
+			t.Errorf("%v after %v, with nothing to send", err, time.Since(start))
+		}
+
+		d = open(t, "syslog://host", src, &Options{DialContext: dial})
+		src.lines(1, 0, 10)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start = time.Now()
+		if err := d.Shutdown(ctx); err == nil || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+func TestResetIsTold(t *testing.T) {
+	target, _ := parseURL("syslog://host")
+	f := feed{target: target, opened: time.Unix(0, stamp), counted: map[envelope.StreamID]uint64{}}
+	c := new(chunk)
+	f.render(c, envelope.Batch{Reset: true, Ring: 1, Position: 5})
+	f.render(c, envelope.Batch{Missed: 2, Reset: true, Ring: 1, Position: 7})
+	messages := unframe(t, c.buf)
+	if len(messages) != 2 || !strings.Contains(messages[0], ": an unknown number of messages dropped since 2026-02-03T04:05:06+00:00.") ||
+		!strings.Contains(messages[1], ": an unknown number of messages and 2 messages dropped since") {
+		t.Errorf("%q", messages)
+	}
+	var missed, resets uint64
+	for _, e := range c.entries {
+		missed, resets = missed+e.missed, resets+e.resets
+	}
+	if missed != 2 || resets != 2 {
+		t.Errorf("%+v", c.entries)
+	}
+}

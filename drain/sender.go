@@ -21,6 +21,8 @@ const (
 	// A connection that lived so long, or took so much, ends a row of failures.
 	provenTime  = 10 * time.Second
 	provenBytes = 64 << 10
+	// warnInterval is the least time between two warnings of an outage.
+	warnInterval = time.Minute
 )
 
 // sender is the half of a drain that writes. It owns the connection, takes
@@ -48,6 +50,9 @@ type sender struct {
 	failures int
 	retryAt  time.Time
 	eager    bool // connect though there is nothing to send
+	told     bool // that it connected
+	warned   bool // of an outage that is not over
+	warnedAt time.Time
 
 	stopFeed  context.CancelFunc
 	fed       chan error // the feed has ended
@@ -148,15 +153,14 @@ func (s *sender) step(size int, any bool) time.Duration {
 		if pause := s.retryAt.Sub(now); pause > 0 {
 			return min(wait, pause)
 		}
-		s.connect()
+		s.connect(any)
 		return 0
 	}
 	if s.conn != nil && s.failures > 0 {
 		if pause := provenTime - now.Sub(s.conn.since); pause > 0 {
 			wait = min(wait, pause)
 		} else {
-			s.failures = 0
-			s.log.Info("connected again")
+			s.recovered()
 		}
 	}
 	if any && len(s.sent)-s.settled < maxEntries {
@@ -174,11 +178,25 @@ func (s *sender) step(size int, any bool) time.Duration {
 	return wait
 }
 
-func (s *sender) connect() {
+// connect dials once. If nothing waits to be sent, Shutdown does not wait for it.
+func (s *sender) connect(needed bool) {
 	s.setState(Connecting)
-	c, err := dial(s.ctx, s.feed.target, s.opts)
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	if !needed {
+		go func() {
+			select {
+			case <-s.flush:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	c, err := dial(ctx, s.ctx, s.feed.target, s.opts)
 	if err != nil {
-		if s.ctx.Err() == nil {
+		if ctx.Err() != nil { // of no interest any more
+			s.eager = false
+		} else {
 			s.failed(err)
 		}
 		return
@@ -189,7 +207,8 @@ func (s *sender) connect() {
 	s.stats.State = Connected
 	s.stats.LastError = ""
 	s.feed.mu.Unlock()
-	if s.failures == 0 {
+	if s.failures == 0 && !s.told {
+		s.told = true
 		s.log.Info("connected")
 	}
 }
@@ -208,7 +227,10 @@ func (s *sender) fail(err error) {
 	s.stats.State = Waiting
 	s.stats.LastError = err.Error()
 	s.feed.mu.Unlock()
-	if s.failures == 1 { // the start of an outage; its end is a connect that lasts
+	// Told is the start of an outage, whose end is a connect that lasts, but not
+	// each of many.
+	if s.failures == 1 && time.Since(s.warnedAt) > warnInterval {
+		s.warnedAt, s.warned = time.Now(), true
 		s.log.Warn("receiver does not take logs; trying again until it is back", "error", err)
 	}
 }
@@ -272,9 +294,14 @@ func (s *sender) posted(err error) {
 	s.stats.State = Connected
 	s.stats.LastError = ""
 	s.feed.mu.Unlock()
-	if s.failures > 0 {
-		s.failures = 0
-		s.log.Info("receiver accepts again")
+	s.recovered()
+}
+
+func (s *sender) recovered() {
+	s.failures = 0
+	if s.warned {
+		s.warned = false
+		s.log.Info("receiver takes logs again")
 	}
 }
 
@@ -347,7 +374,8 @@ func (s *sender) disconnect(err error, orderly bool) {
 	received := c.received()
 	c.close()
 	s.conn = nil
-	if time.Since(c.since) >= provenTime || received >= provenBytes {
+	proven := time.Since(c.since) >= provenTime || received >= provenBytes
+	if proven {
 		s.failures = 0
 	}
 	// What is settled may be forgotten if the peer closed in good order, and,
@@ -362,12 +390,15 @@ func (s *sender) disconnect(err error, orderly bool) {
 	s.forget(n)
 	s.feed.mu.Unlock()
 
-	s.failed(err)
 	if len(s.sent) > 0 {
+		s.failed(err)
 		s.rewind()
-	} else if orderly {
-		s.setState(Idle)
+		return
 	}
+	if !orderly || !proven {
+		s.failed(err)
+	}
+	s.setState(Idle)
 }
 
 // isGoodbye reports whether a read ended because the peer closed, in TLS with or
