@@ -562,3 +562,40 @@ func TestResetIsTold(t *testing.T) {
 		t.Errorf("%+v", c.entries)
 	}
 }
+
+// endless is a source that always has more.
+type endless struct{ record []byte }
+
+func (e endless) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		next := max(q.Cursor.Rings[1], 1)
+		for ctx.Err() == nil {
+			b := envelope.Batch{Records: e.record, Count: 1, Ring: 1, Stream: 1, First: next, Next: next + 1, Position: next + 1}
+			next++
+			if !yield(b, nil) || !q.Follow {
+				return
+			}
+		}
+		yield(envelope.Batch{}, ctx.Err())
+	}
+}
+
+func TestShutdownUnderLoad(t *testing.T) {
+	src := endless{envelope.AppendLog(nil, shop.Encode(), stamp, envelope.Out, []byte("x"))}
+	d := open(t, "syslog://host", src, &Options{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		here, there := net.Pipe()
+		go io.Copy(io.Discard, there)
+		return here, nil
+	}})
+	for d.Stats().Delivered < 10_000 {
+		time.Sleep(time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := d.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if s := d.Stats(); s.Pending != 0 || s.Accepted != s.Delivered || d.Cursor().Rings[1] != s.Delivered+1 {
+		t.Errorf("%+v, cursor %v", s, d.Cursor().Rings)
+	}
+}

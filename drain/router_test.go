@@ -45,7 +45,7 @@ func (c *crashing) serve() {
 		if err != nil {
 			return
 		}
-		conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+		conn.(*net.TCPConn).SetReadBuffer(256 << 10) // what it can lose is less than DefaultReplay
 		c.wg.Go(func() { c.read(conn.(*net.TCPConn)) })
 	}
 }
