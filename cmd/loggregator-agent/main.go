@@ -29,7 +29,7 @@ const help = `loggregator-agent brings the output of a program to Loggregator.
 
   Then read it, here or anywhere, once a server runs ("loggregator" starts one):
 
-      cf-logs tail shop
+      cf-logs --app shop
 
   The program runs as it would alone. It gets the signals, standard input and
   exit status are its own, and if the server is slow, down or never there, the

@@ -6,10 +6,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -66,7 +69,7 @@ var roles = map[string]func(args []string){
 	// signals prints each signal it gets, and ends at the first that is to end it.
 	"signals": func([]string) {
 		c := make(chan os.Signal, 64)
-		signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGTSTP)
+		signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 		fmt.Println("ready")
 		for sig := range c {
 			fmt.Println(sig)
@@ -74,6 +77,17 @@ var roles = map[string]func(args []string){
 				return
 			}
 		}
+	},
+	// stops says on descriptor 3 that it was told to stop, and waits to go on.
+	"stops": func([]string) {
+		stop, cont := make(chan os.Signal, 1), make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTSTP)
+		signal.Notify(cont, syscall.SIGCONT)
+		fmt.Println("ready")
+		<-stop
+		os.NewFile(3, "3").Write([]byte{1})
+		<-cont
+		fmt.Println("continued")
 	},
 	"hang": func([]string) { fmt.Println("ready"); select {} },
 	// flood prints until somebody stops it.
@@ -128,12 +142,12 @@ func newServer(t *testing.T) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serve(t, ln)
+	return serve(t, ln, nil)
 }
 
-func serve(t *testing.T, ln net.Listener) *server {
+func serve(t *testing.T, ln net.Listener, o *transport.ServerOptions) *server {
 	s := &server{t: t, router: loggregator.New(nil), addr: "tcp://" + ln.Addr().String()}
-	srv := transport.NewServer(s.router, nil)
+	srv := transport.NewServer(s.router, o)
 	done := make(chan struct{})
 	go func() { defer close(done); srv.Serve(ln) }()
 	t.Cleanup(func() { srv.Close(); <-done; s.router.Close() })
@@ -213,6 +227,12 @@ func agentCommand(t *testing.T, role string, flags []string, args ...string) *ex
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, agent, all...)
 	cmd.Env = environment(role)
+	t.Cleanup(func() { // of a test that failed half-way
+		if cmd.Process != nil && cmd.ProcessState == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
 	return cmd
 }
 
@@ -258,6 +278,26 @@ func TestStreams(t *testing.T) {
 				t.Errorf("ERR %.200q, want %.200q", got, text.errs)
 			}
 		})
+	}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	web := httptest.NewTLSServer(nil) // has a certificate for 127.0.0.1
+	defer web.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), 0o644)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, ln, &transport.ServerOptions{TLS: &tls.Config{Certificates: web.TLS.Certificates}})
+	flags := []string{"--app", "shop", "--server", "tls://" + ln.Addr().String()}
+	if r := runAgent(t, nil, "both", append(flags, "--tls-ca", ca), "a\n", "b\n"); r.status != 0 || r.undelivered != "" || len(s.envelopes()) != 2 {
+		t.Errorf("status %d, %s, %d records", r.status, r.undelivered, len(s.envelopes()))
+	}
+	if r := runAgent(t, nil, "both", flags, "a\n", "b\n"); !strings.Contains(r.undelivered, "2 of 2") || len(s.envelopes()) != 2 {
+		t.Errorf("a server that nobody vouches for was trusted: %s, %d records", r.undelivered, len(s.envelopes()))
 	}
 }
 
@@ -352,6 +392,8 @@ func TestCannotRun(t *testing.T) {
 		"nothing":        {[]string{"run", "--app", "x"}, 125, `"--"`},
 		"bad flag":       {[]string{"run", "--ap", "x", "--", "true"}, 125, "-ap"},
 		"bad server":     {[]string{"run", "--app", "x", "--server", "ftp://u:secret@h", "--", "true"}, 125, "address must be"},
+		"no CA":          {[]string{"run", "--app", "x", "--tls-ca", dir + "/nope", "--", "true"}, 125, "no such file"},
+		"cert, no key":   {[]string{"run", "--app", "x", "--tls-cert", text, "--", "true"}, 125, "certificate and its key"},
 		"bad tag":        {[]string{"run", "--app", "x", "--tag", "novalue", "--", "true"}, 125, "KEY=VALUE"},
 		"bad budget":     {[]string{"run", "--app", "x", "--budget", "-1", "--", "true"}, 125, "budget"},
 		"too much":       {[]string{"run", "--app", "x", "-", "true"}, 125, `"true" is too much`},
@@ -378,8 +420,12 @@ func TestCannotRun(t *testing.T) {
 }
 
 // started starts an agent and waits for its program's first line.
-func started(t *testing.T, role string, flags ...string) (cmd *exec.Cmd, out *bufio.Reader) {
+func started(t *testing.T, role string, prepare func(*exec.Cmd), flags ...string) (cmd *exec.Cmd, out *bufio.Reader) {
+	t.Helper()
 	cmd = agentCommand(t, role, append([]string{"--app", "shop"}, flags...))
+	if prepare != nil {
+		prepare(cmd)
+	}
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
@@ -400,7 +446,7 @@ func started(t *testing.T, role string, flags ...string) (cmd *exec.Cmd, out *bu
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	cmd, out := started(t, "signals", "--server", s.addr)
+	cmd, out := started(t, "signals", nil, "--server", s.addr)
 	// To the whole group, as timeout(1) and shells do; the program must get each
 	// once.
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGTERM} {
@@ -418,21 +464,30 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestStopAndContinue: a stopped agent has a stopped program, and both go on.
+// TestStopAndContinue: a stopped agent has told its program to stop, and both go
+// on.
 func TestStopAndContinue(t *testing.T) {
 	t.Parallel()
-	cmd, out := started(t, "signals", "--server", newServer(t).addr)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd, out := started(t, "stops", func(cmd *exec.Cmd) { cmd.ExtraFiles = []*os.File{w} }, "--server", newServer(t).addr)
+	w.Close()
 	cmd.Process.Signal(syscall.SIGTSTP)
 	var ws syscall.WaitStatus
 	if _, err := syscall.Wait4(cmd.Process.Pid, &ws, syscall.WUNTRACED, nil); err != nil || !ws.Stopped() {
 		t.Errorf("%v, %v", ws, err)
 	}
+	// A signal to continue makes one to stop that is still on its way void.
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		t.Fatalf("the program was not told to stop: %v", err)
+	}
 	cmd.Process.Signal(syscall.SIGCONT)
-	if line, err := out.ReadString('\n'); line != syscall.SIGTSTP.String()+"\n" {
+	if line, err := out.ReadString('\n'); line != "continued\n" {
 		t.Errorf("%q, %v", line, err)
 	}
-	cmd.Process.Signal(syscall.SIGTERM)
-	io.Copy(io.Discard, out)
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
@@ -442,7 +497,7 @@ func TestProgramKilled(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
-		cmd, out := started(t, "hang", "--server", s.addr)
+		cmd, out := started(t, "hang", nil, "--server", s.addr)
 		cmd.Process.Signal(sig)
 		io.Copy(io.Discard, out)
 		if got := status(t, cmd.Wait()); got != 128+int(sig) {
@@ -455,7 +510,7 @@ func TestProgramKilled(t *testing.T) {
 // once a supervisor has started both again.
 func TestAgentKilled(t *testing.T) {
 	t.Parallel()
-	cmd, out := started(t, "signals", "--server", newServer(t).addr)
+	cmd, out := started(t, "signals", nil, "--server", newServer(t).addr)
 	cmd.Process.Kill()
 	if rest, err := io.ReadAll(out); err != nil || len(rest) > 0 { // ends when the program is gone
 		t.Errorf("%q, %v", rest, err)
@@ -556,12 +611,12 @@ func TestServerNeverThereFlood(t *testing.T) {
 func TestServerComesLate(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "sock")
-	cmd, out := started(t, "signals", "--server", "unix://"+path)
+	cmd, out := started(t, "signals", nil, "--server", "unix://"+path)
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serve(t, ln)
+	s := serve(t, ln, nil)
 	cmd.Process.Signal(syscall.SIGTERM)
 	io.Copy(io.Discard, out)
 	if err := cmd.Wait(); err != nil {
@@ -616,7 +671,7 @@ func TestOverflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serve(t, ln)
+	s := serve(t, ln, nil)
 	io.Copy(io.Discard, lines)
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)

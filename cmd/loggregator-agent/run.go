@@ -16,6 +16,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/transport"
 )
 
 const runHelp = `Usage: loggregator-agent run [flags] -- COMMAND [ARGUMENTS]
@@ -42,6 +43,7 @@ only if the server was never there, and says how many lines were not delivered.
 type settings struct {
 	identityFlags
 	server       string
+	tls          transport.TLSFiles
 	budget       int64
 	flushTimeout time.Duration
 	quiet        bool
@@ -55,6 +57,9 @@ func parse(args []string, std stdio) (*settings, error) {
 	fs.SetOutput(io.Discard) // errors are told below, in one line
 	fs.Usage = daemon.Usage(fs, runHelp)
 	fs.StringVar(&s.server, "server", "tcp://127.0.0.1:3456", "`addresses` of servers, tcp://, tls:// or unix:///path, separated by commas")
+	fs.StringVar(&s.tls.CA, "tls-ca", "", "PEM `file` with who signs the certificates of tls:// servers (default those the system trusts)")
+	fs.StringVar(&s.tls.Cert, "tls-cert", "", "PEM `file` with a certificate to show to tls:// servers")
+	fs.StringVar(&s.tls.Key, "tls-key", "", "PEM `file` with its key")
 	fs.StringVar(&s.app, "app", "", "application's `name`")
 	fs.StringVar(&s.sourceID, "source-id", "", "`id` by which readers find the lines (default the application's id, else its name)")
 	fs.StringVar(&s.instance, "instance", "", "`number` of this instance (default CF_INSTANCE_INDEX, else 0)")
@@ -105,7 +110,7 @@ func run(args []string, std stdio) error {
 	if set.verbose {
 		log = daemon.Logger(std.err)
 	}
-	send, err := newSender(set.server, set.budget, id, log)
+	send, err := newSender(set, id, log)
 	if err != nil {
 		return usage(err)
 	}

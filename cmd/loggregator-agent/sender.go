@@ -24,14 +24,20 @@ type sender struct {
 // keep is how long a line may wait for the server: as long as there is memory.
 const keep = 30 * 24 * time.Hour
 
-func newSender(server string, budget int64, id envelope.Identity, log *slog.Logger) (*sender, error) {
-	router := loggregator.New(&loggregator.Options{Budget: budget, MaxAge: keep, Logger: log})
-	link, err := transport.NewLink(server, router, &transport.LinkOptions{Logger: log})
+func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, error) {
+	files := set.tls
+	files.Logger = log
+	current, err := files.Client()
+	if err != nil {
+		return nil, err
+	}
+	router := loggregator.New(&loggregator.Options{Budget: set.budget, MaxAge: keep, Logger: log})
+	link, err := transport.NewLink(set.server, router, &transport.LinkOptions{CurrentTLS: current, Logger: log})
 	if err != nil {
 		router.Close()
 		return nil, err
 	}
-	return &sender{emitter.New(router, id, nil), router, link, server}, nil
+	return &sender{emitter.New(router, id, nil), router, link, set.server}, nil
 }
 
 // unreached is how long a server that was not there all the time is waited for

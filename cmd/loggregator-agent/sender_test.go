@@ -26,7 +26,7 @@ func TestFinish(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, err := newSender("unix://"+t.TempDir()+"/nobody", 1<<20, envelope.Identity{SourceID: "shop"}, slog.New(slog.DiscardHandler))
+			s, err := newSender(&settings{server: "unix://" + t.TempDir() + "/nobody", budget: 1 << 20}, envelope.Identity{SourceID: "shop"}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
