@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,11 +23,14 @@ type script struct {
 	more    chan envelope.Batch
 	err     error // ends the sequence
 
+	mu    sync.Mutex
 	query envelope.Query // the last one asked
 }
 
 func (s *script) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	s.mu.Lock()
 	s.query = q
+	s.mu.Unlock()
 	return func(yield func(envelope.Batch, error) bool) {
 		for _, b := range s.batches {
 			if !yield(b, nil) {

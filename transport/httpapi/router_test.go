@@ -316,7 +316,7 @@ func TestIdleTailIsSmall(t *testing.T) {
 	}
 	each := (used() - before) / n
 	t.Logf("%d bytes each", each)
-	if each > 20<<10 {
+	if each > 20<<10 && !raceEnabled {
 		t.Errorf("an idle tail takes %d bytes", each)
 	}
 }
