@@ -32,7 +32,9 @@ func benchBatch(f envelope.Fixed, n int) envelope.Batch {
 	return b
 }
 
-func reportRecords(b *testing.B, perOp int) {
+// reportRecords reports time and, of all threads together, processor time.
+func reportRecords(b *testing.B, perOp int, cpu int64) {
+	b.ReportMetric(float64(cpuTime()-cpu)/float64(b.N)/float64(perOp), "cpu-ns/record")
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(perOp), "ns/record")
 	b.ReportMetric(float64(b.N)*float64(perOp)/b.Elapsed().Seconds(), "records/s")
 }
@@ -50,13 +52,14 @@ func BenchmarkPublish(b *testing.B) {
 			b.SetBytes(int64(len(batches[0].Records)))
 			b.ReportAllocs()
 			i := 0
+			cpu := cpuTime()
 			for b.Loop() {
 				if err := r.WriteBatch(b.Context(), batches[i%len(batches)]); err != nil {
 					b.Fatal(err)
 				}
 				i++
 			}
-			reportRecords(b, size)
+			reportRecords(b, size, cpu)
 		})
 	}
 }
@@ -72,12 +75,13 @@ func BenchmarkPublishMixed(b *testing.B) {
 	}
 	b.SetBytes(int64(len(batch.Records)))
 	b.ReportAllocs()
+	cpu := cpuTime()
 	for b.Loop() {
 		if err := r.WriteBatch(b.Context(), batch); err != nil {
 			b.Fatal(err)
 		}
 	}
-	reportRecords(b, 100)
+	reportRecords(b, 100, cpu)
 }
 
 // BenchmarkPublishReaders writes to one source while many readers wait for
@@ -101,12 +105,13 @@ func BenchmarkPublishReaders(b *testing.B) {
 			batch := benchBatch(benchApp(0), 100)
 			b.SetBytes(int64(len(batch.Records)))
 			b.ReportAllocs()
+			cpu := cpuTime()
 			for b.Loop() {
 				if err := r.WriteBatch(b.Context(), batch); err != nil {
 					b.Fatal(err)
 				}
 			}
-			reportRecords(b, 100)
+			reportRecords(b, 100, cpu)
 			b.StopTimer()
 			cancel()
 			r.Close()
@@ -137,6 +142,7 @@ func BenchmarkTail(b *testing.B) {
 			}
 			b.SetBytes(int64(len(batch.Records)))
 			b.ReportAllocs()
+			cpu := cpuTime()
 			for b.Loop() {
 				if err := r.WriteBatch(b.Context(), batch); err != nil {
 					b.Fatal(err)
@@ -145,7 +151,7 @@ func BenchmarkTail(b *testing.B) {
 			s := r.Stats()
 			b.ReportMetric(float64(s.Delivered)/b.Elapsed().Seconds(), "read/s")
 			b.ReportMetric(float64(s.Missed)/float64(b.N), "missed/op")
-			reportRecords(b, 100)
+			reportRecords(b, 100, cpu)
 		})
 	}
 }

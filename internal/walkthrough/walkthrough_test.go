@@ -42,7 +42,7 @@ var bin = sync.OnceValues(func() (string, error) {
 // world is one all-in-one server with its ports, and where everything is
 // written.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	bin    string
 	ingest string
@@ -52,7 +52,7 @@ type world struct {
 	server *process
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	dir, err := bin()
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	return &world{t: t, dir: t.TempDir(), bin: dir, ingest: freeAddr(t), people: freeAddr(t), ops: freeAddr(t)}
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func freeAddr(t *testing.T) string {
 
 // process is a program that was started, and what it has said.
 type process struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	out    *os.File // standard output
 	errors *os.File // standard error
@@ -128,7 +128,7 @@ func (p *process) wait(limit time.Duration) int {
 }
 
 // until polls, because processes can only be asked.
-func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
+func until(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(limit)
 	for tick := time.Tick(10 * time.Millisecond); !ok(); {
@@ -652,4 +652,13 @@ func parseRsyslog(t *testing.T, file string) []line {
 		t.Fatal(err)
 	}
 	return lines
+}
+
+// listen takes connections and never reads from them.
+func listen(t testing.TB, addr string) net.Listener {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
 }

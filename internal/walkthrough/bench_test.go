@@ -1,0 +1,107 @@
+package walkthrough
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// printed is what the programs of the benchmarks print: lines of about 190
+// bytes.
+const printed = 100_000
+
+// alone is how long the printer takes with nobody behind its output.
+func alone(b *testing.B) time.Duration {
+	return timed(b, exec.Command(os.Args[0]))
+}
+
+func timed(b *testing.B, cmd *exec.Cmd) time.Duration {
+	b.Helper()
+	cmd.Env = append(os.Environ(), programEnv+"=printer "+strconv.Itoa(printed))
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(start)
+}
+
+// BenchmarkProgramToTail measures how long it takes from the start of a program
+// that prints 100,000 lines as fast as it can to the last of them on the
+// standard output of a cf-logs that follows, and how much more that is than the
+// program alone takes.
+func BenchmarkProgramToTail(b *testing.B) {
+	var extra time.Duration
+	lost := 0
+	for b.Loop() {
+		b.StopTimer()
+		w := newWorld(b)
+		w.serve()
+		tail := w.follow("tail", "--space=prod")
+		b.StartTimer()
+		start := time.Now()
+		program := w.agent("printer", "prod", "printer "+strconv.Itoa(printed), "-quiet")
+		until(b, 60*time.Second, "last line", func() bool { return countLines(tail.out.Name()) >= printed })
+		took := time.Since(start)
+		b.StopTimer()
+		program.wait(10 * time.Second)
+		extra += took - alone(b)
+		lost += w.metric("records_missed_total")
+		for _, p := range []*process{tail, w.server} {
+			p.signal(os.Interrupt)
+			p.wait(10 * time.Second)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(extra.Seconds()/float64(b.N), "extra-s/op")
+	b.ReportMetric(float64(lost), "lost")
+}
+
+// BenchmarkRun measures the program under the agent beside the program in a pipe
+// to cat, in turn: with the server there, with nobody there, and with a server
+// that takes connections and never reads.
+func BenchmarkRun(b *testing.B) {
+	w := newWorld(b)
+	w.serve()
+	hung := freeAddr(b)
+	ln := listen(b, hung)
+	defer ln.Close()
+	for name, server := range map[string]string{"up": w.ingest, "down": freeAddr(b), "hung": hung} {
+		b.Run("server="+name, func(b *testing.B) {
+			var agent, cat time.Duration
+			for b.Loop() {
+				cat += timed(b, exec.Command("sh", "-c", `"$0" | cat >/dev/null`, os.Args[0]))
+				// The agent's own end, at which it hands over what is left, is after
+				// the program's: the program says how long it took.
+				agent += inAgent(b, w, server)
+			}
+			b.ReportMetric(agent.Seconds()/float64(b.N), "agent-s/op")
+			b.ReportMetric(cat.Seconds()/float64(b.N), "cat-s/op")
+			b.ReportMetric(agent.Seconds()/cat.Seconds(), "agent/cat")
+		})
+	}
+}
+
+// inAgent runs the printer under the agent and returns how long the printer
+// itself took from the agent's start.
+func inAgent(b *testing.B, w *world, server string) time.Duration {
+	b.Helper()
+	stamp := b.TempDir() + "/ended"
+	cmd := exec.Command(w.bin+"/loggregator-agent", "run", "-server", "tcp://"+server, "-app", "printer", "-quiet", "-flush-timeout", "10ms",
+		"--", "sh", "-c", `"$0"; date +%s%N >"$1"`, os.Args[0], stamp)
+	cmd.Env = append(os.Environ(), programEnv+"=printer "+strconv.Itoa(printed))
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		b.Fatal(err)
+	}
+	text, err := os.ReadFile(stamp)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ns, err := strconv.ParseInt(string(text[:len(text)-1]), 10, 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return time.Unix(0, ns).Sub(start)
+}
