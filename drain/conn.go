@@ -26,6 +26,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interv
 type conn struct {
 	net.Conn // TLS or raw
 	raw      *countedConn
+	queue    *sendQueue
 	since    time.Time
 	release  func() bool // of the hook that ends writes with ctx
 
@@ -42,8 +43,7 @@ func dial(ctx, life context.Context, t *target, o *Options) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	setUserTimeout(raw, userTimeout)
-	c := &conn{raw: &countedConn{Conn: raw}, since: time.Now(), dead: make(chan struct{})}
+	c := &conn{raw: &countedConn{Conn: raw}, queue: newSendQueue(raw, userTimeout), since: time.Now(), dead: make(chan struct{})}
 	c.Conn = c.raw
 	if t.scheme == "syslog-tls" {
 		config := o.TLS.Clone()
@@ -79,7 +79,7 @@ func (c *conn) watch() {
 // the peer's TCP has acknowledged; all of them where the system does not tell.
 func (c *conn) received() uint64 {
 	written := c.raw.written.Load()
-	n, ok := unacked(c.raw.Conn)
+	n, ok := c.queue.bytes()
 	if !ok {
 		return written
 	}
