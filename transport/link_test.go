@@ -313,6 +313,91 @@ func TestFlushAndShutdown(t *testing.T) {
 	})
 }
 
+// Flush does not wait for what the Source has given up meanwhile.
+func TestFlushOfWhatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newRings(10)
+		src.add(1, 10)
+		src.add(2, 10)
+		link := dial(t, &faultnet.Network{}, src, LinkOptions{})
+		flushed := make(chan error, 1)
+		go func() { flushed <- link.Flush(t.Context()) }()
+		synctest.Wait()
+		src.drop(1, 10)
+		time.Sleep(10 * time.Second)
+		select {
+		case err := <-flushed:
+			t.Fatalf("Flush left the other ring alone: %v", err)
+		default:
+		}
+		src.drop(2, 10)
+		start := time.Now()
+		if err := <-flushed; err != nil || time.Since(start) > time.Minute {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		link.Close()
+	})
+}
+
+// A batch that is only a position moves the cursor, but not before what was sent
+// ahead of it is acknowledged.
+func TestPositionOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, dst := &faultnet.Network{}, newSink(t)
+		var cursors []map[envelope.StreamID]uint64
+		src := sourceFunc(func(ctx context.Context, q envelope.Query, yield func(envelope.Batch) bool) {
+			cursors = append(cursors, q.Cursor.Rings)
+			records := envelope.AppendLog(nil, fixed, 1, envelope.Out, payload(7, 1))
+			yield(envelope.Batch{Ring: 8, Position: 5})
+			yield(envelope.Batch{Records: records, Count: 1, Stream: 7, First: 1, Next: 2, Ring: 9, Position: 2})
+			yield(envelope.Batch{Ring: 9, Position: 50})
+			<-ctx.Done()
+		})
+		dst.refuse(errors.New("not now"))
+		server := serve(t, network, dst, nil)
+		link := dial(t, network, src, LinkOptions{})
+		time.Sleep(time.Minute)
+		if last := cursors[len(cursors)-1]; len(cursors) < 5 || len(last) != 0 {
+			t.Errorf("%d sessions, the last from %v", len(cursors), last)
+		}
+		dst.refuse(nil)
+		time.Sleep(time.Minute)
+		n := len(cursors)
+		server.Close()
+		server = serve(t, network, dst, nil)
+		time.Sleep(time.Minute)
+		if last := cursors[n]; len(last) != 1 || last[9] != 50 {
+			t.Errorf("acknowledged, and the next session from %v", last)
+		}
+		if s := link.Stats(); s.Sent != uint64(len(cursors)) || s.Unacked != 0 {
+			t.Errorf("%d sessions, %+v", len(cursors), s)
+		}
+		link.Close()
+		server.Close()
+		if dst.taken[7] != 1 {
+			t.Errorf("%v", dst)
+		}
+	})
+}
+
+// The cursor stays bounded, and forgets rings that have long been silent first.
+func TestPositions(t *testing.T) {
+	var p positions
+	for i := range envelope.StreamID(5 * maxRings) {
+		p.set(i+10, uint64(i))
+		p.set(1, uint64(i))
+		if i == 5*maxRings-maxRings/2 {
+			p.set(2, 22)
+		}
+	}
+	if n := len(p.all()); n < maxRings || n > 2*maxRings {
+		t.Errorf("%d rings", n)
+	}
+	if p.get(1) != 5*maxRings-1 || p.get(2) != 22 || p.get(10) != 0 || p.all()[1] != p.get(1) {
+		t.Errorf("%d, %d, %d", p.get(1), p.get(2), p.get(10))
+	}
+}
+
 // When the Source ends, the link ends after the last acknowledgement.
 func TestSourceEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

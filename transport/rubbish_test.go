@@ -10,7 +10,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,6 +327,54 @@ func TestServerShutdown(t *testing.T) {
 		}
 		server.Close()
 		server.Shutdown(t.Context())
+	})
+}
+
+// short is a listener on a machine that runs out of file descriptors for a while.
+type short struct {
+	net.Listener
+	failures int
+	err      error
+}
+
+func (s *short) Accept() (net.Conn, error) {
+	if s.failures > 0 {
+		s.failures--
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", s.err)}
+	}
+	return s.Listener.Accept()
+}
+
+func TestAcceptFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, dst := &faultnet.Network{}, newSink(t)
+		ln, err := network.Listen("server:3456")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log lines
+		s := NewServer(dst, &ServerOptions{Logger: slog.New(&log)})
+		go s.Serve(&short{ln, 20, syscall.EMFILE})
+		c, _ := network.DialContext(t.Context(), "", "server:3456")
+		c.Write(message(1))
+		time.Sleep(time.Minute)
+		if dst.loose != 1 || s.Stats().Refused["full"] != 20 || len(log.all) != 1 {
+			t.Errorf("%d records, %+v, log %q", dst.loose, s.Stats(), log.all)
+		}
+		c.Close()
+		s.Close()
+
+		ln, err = network.Listen("server:3456")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = NewServer(dst, nil)
+		if err := s.Serve(&short{ln, 1, syscall.EINVAL}); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("Serve: %v", err)
+		}
+		if _, err := network.DialContext(t.Context(), "", "server:3456"); err == nil {
+			t.Error("the listener is not closed")
+		}
 	})
 }
 
