@@ -46,6 +46,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		return nil
 	})
+	defer context.AfterFunc(ctx, func() { // a print may wait for standard output
+		time.AfterFunc(patience, func() { out.Fail(context.Canceled) })
+	})()
 	p := &printer{out: out, loc: time.Local, json: opt.json, withApp: opt.several(), color: colored(stdout)}
 	if opt.recent {
 		err = srv.dump(reading, p.print)
@@ -53,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		f := &follower{server: srv, print: p.print, stderr: stderr, backoff: backoff}
 		err = f.run(reading)
 	}
-	if failed := finish(ctx, out); failed != nil {
+	if failed := finish(ctx, out); failed != nil && ctx.Err() == nil {
 		err = failed
 	}
 	return ending(ctx, err)

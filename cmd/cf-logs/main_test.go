@@ -442,6 +442,13 @@ func TestInterruptWithBlockedOutput(t *testing.T) {
 	go func() { ended <- run(ctx, []string{"--app=web", "--lines=20000", "--target=" + r.url}, pw, io.Discard) }()
 	var one [1]byte
 	pr.Read(one[:])
+	for before := uint64(0); ; time.Sleep(50 * time.Millisecond) { // until all the way here is full
+		now := r.h.Stats().Records
+		if now == before {
+			break
+		}
+		before = now
+	}
 	cancel()
 	if err := <-ended; daemon.Status("", err, io.Discard) != 130 {
 		t.Errorf("%v", err)
