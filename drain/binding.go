@@ -32,6 +32,11 @@ type Binding struct {
 	Key  string `json:"key,omitempty"`
 }
 
+// selection is what b selects, and nothing else.
+func (b Binding) selection() Binding {
+	return Binding{SourceID: b.SourceID, App: b.App, Space: b.Space, Org: b.Org}
+}
+
 func (b Binding) query() (envelope.Query, error) {
 	s := envelope.Selector{SourceID: b.SourceID, App: b.App, Space: b.Space, Org: b.Org}
 	q := envelope.Query{Select: []envelope.Selector{s}, History: true}

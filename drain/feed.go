@@ -45,7 +45,7 @@ type chunk struct {
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 func (c *chunk) free() {
-	if cap(c.buf) > 4*chunkSize {
+	if cap(c.buf) > 2*bodySize {
 		c.buf = nil
 	}
 	c.buf, c.entries = c.buf[:0], c.entries[:0]
@@ -59,6 +59,7 @@ type feed struct {
 	target *target
 	format Formatter
 	opened time.Time
+	full   int // bytes from which on a chunk takes no more batches
 
 	ready chan struct{} // the chunk has something, or enough, for the writer
 	space chan struct{} // the chunk was taken
@@ -91,7 +92,7 @@ func (f *feed) run(ctx context.Context, src envelope.Source, q envelope.Query) e
 func (f *feed) put(ctx context.Context, b envelope.Batch) bool {
 	for {
 		f.mu.Lock()
-		if f.cur == nil || len(f.cur.buf) < chunkSize/2 && len(f.cur.entries) < maxEntries/4 {
+		if f.cur == nil || len(f.cur.buf) < f.full && len(f.cur.entries) < maxEntries/4 {
 			break
 		}
 		f.mu.Unlock()

@@ -71,9 +71,9 @@ func (s *sender) run() {
 	} else {
 		s.eager = true
 	}
-	s.pace = pace
-	if s.feed.target.scheme == "https-batch" || s.feed.target.scheme == "https-logplex" {
-		s.pace = batchPace
+	s.pace, s.feed.full = pace, chunkSize/2
+	if s.feed.target.batched() {
+		s.pace, s.feed.full = batchPace, bodySize/2
 	}
 	s.query.Follow = true
 	s.startFeed(s.query)

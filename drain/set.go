@@ -180,12 +180,17 @@ func (s *Set) apply(list []listed) {
 		s.drains = append(s.drains, b)
 	}
 	// A new binding takes over from a removed one of the same selection.
+	gone := make(map[Binding]*bound, len(old))
+	for _, b := range old {
+		gone[b.selection()] = b
+	}
 	for _, b := range added {
-		before := predecessor(old, b)
+		before := gone[b.selection()]
 		if before == nil {
 			s.open(b)
 			continue
 		}
+		delete(gone, b.selection())
 		delete(old, before.Binding)
 		s.wg.Go(func() {
 			start := s.retire(before)
@@ -198,15 +203,6 @@ func (s *Set) apply(list []listed) {
 	for _, b := range old {
 		s.wg.Go(func() { s.retire(b) })
 	}
-}
-
-func predecessor(old map[Binding]*bound, b *bound) *bound {
-	for key, o := range old {
-		if key.SourceID == b.SourceID && key.App == b.App && key.Space == b.Space && key.Org == b.Org {
-			return o
-		}
-	}
-	return nil
 }
 
 // open opens the drain of b, unless b was removed meanwhile. The caller holds

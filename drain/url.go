@@ -33,7 +33,8 @@ var defaultPorts = map[string]string{"syslog": "514", "syslog-tls": "6514", "htt
 // be secrets.
 func (t *target) String() string { return t.scheme + "://" + t.addr }
 
-func (t *target) https() bool { return strings.HasPrefix(t.scheme, "https") }
+func (t *target) https() bool   { return strings.HasPrefix(t.scheme, "https") }
+func (t *target) batched() bool { return strings.HasPrefix(t.scheme, "https-") }
 
 func urlError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrURL, fmt.Sprintf(format, args...))
