@@ -62,9 +62,15 @@ func consumeTag(b []byte) (protowire.Number, protowire.Type, int) {
 // end is -1 if they are not all there.
 func span(b []byte, i int) (start, end int) {
 	var n uint64
-	if i < len(b) && b[i] < 0x80 {
+	switch {
+	case i < len(b) && b[i] < 0x80:
 		n, i = uint64(b[i]), i+1
-	} else if n, i = uvarintSlow(b, i); i < 0 {
+	case i+1 < len(b) && b[i+1] < 0x80:
+		n, i = uint64(b[i]&0x7f)|uint64(b[i+1])<<7, i+2
+	default:
+		n, i = uvarintSlow(b, i)
+	}
+	if i < 0 {
 		return 0, -1
 	}
 	if n > uint64(len(b)-i) {
@@ -81,35 +87,56 @@ func span(b []byte, i int) (start, end int) {
 func skim(e []byte, r *Route, trusted []byte, deep bool) bool {
 	tagsEnd := -1 // end of the run of tags seen so far
 	for i := 0; i < len(e); {
-		at := i
-		key := e[i]
-		i++
-		var end int
-		switch key {
-		case keyTimestamp:
-			var v uint64
-			if v, i = uvarint(e, i); i < 0 {
-				return false
-			}
-			r.Timestamp = int64(v)
-			continue
-		case keySourceID:
-			if i, end = span(e, i); end < 0 || deep && !validUTF8(e[i:end]) {
-				return false
-			}
-			r.SourceID = e[i:end]
-		case keyInstanceID:
-			if i, end = span(e, i); end < 0 || deep && !validUTF8(e[i:end]) {
-				return false
-			}
-			r.InstanceID = e[i:end]
-		case keyTag:
-			if n := len(trusted); tagsEnd < 0 && n > 0 && n <= len(e)-at && string(e[at:at+n]) == string(trusted) {
-				r.Tags, tagsEnd = e[at:at+n], at+n
-				i = tagsEnd
+		at, key := i, e[i]
+		if key == keyTag && tagsEnd < 0 {
+			if n := len(trusted); n > 0 && n <= len(e)-at && string(e[at:at+n]) == string(trusted) {
+				i = at + n
+				r.Tags, tagsEnd = e[at:i], i
 				continue
 			}
-			if i, end = span(e, i); end < 0 || deep && !validTag(e[i:end]) {
+		}
+		if key == keyTimestamp {
+			v, n := timestamp(e, at+1)
+			if n < 0 {
+				return false
+			}
+			r.Timestamp, i = v, n
+			continue
+		}
+		if key&7 != 2 || key > keyEvent || key < 1<<3 { // not bytes, or not a field of ours
+			n := skimOther(e[at:], r, deep)
+			if n < 0 {
+				return false
+			}
+			i = at + n
+			continue
+		}
+		// The length, short as it mostly is: a call here for each field would
+		// take a quarter of the time.
+		var end int
+		if i++; i < len(e) && e[i] < 0x80 {
+			end = i + 1 + int(e[i])
+			if i++; end > len(e) {
+				return false
+			}
+		} else if i, end = span(e, i); end < 0 {
+			return false
+		}
+		v := e[i:end]
+		i = end
+		switch key {
+		case keySourceID:
+			if deep && !validUTF8(v) {
+				return false
+			}
+			r.SourceID = v
+		case keyInstanceID:
+			if deep && !validUTF8(v) {
+				return false
+			}
+			r.InstanceID = v
+		case keyTag:
+			if deep && !validTag(v) {
 				return false
 			}
 			switch {
@@ -122,51 +149,63 @@ func skim(e []byte, r *Route, trusted []byte, deep bool) bool {
 			}
 			tagsEnd = end
 		case keyLog:
-			if i, end = span(e, i); end < 0 {
-				return false
-			}
 			if r.Kind != KindLog { // the same member of a oneof given twice merges, another one replaces
 				r.Kind, r.LogType, r.Payload = KindLog, Out, nil
 			}
-			if !skimLog(e[i:end], r) {
+			if !skimLog(v, r) {
 				return false
 			}
 		case keyCounter, keyGauge, keyTimer, keyEvent:
-			if i, end = span(e, i); end < 0 {
-				return false
-			}
 			kind := kindOf(key)
-			if deep && !valid(e[i:end], schemas[kind]) {
+			if deep && !valid(v, schemas[kind]) {
 				return false
 			}
 			r.Kind, r.LogType, r.Payload = kind, Out, nil
 		case keyDeprecated:
-			if i, end = span(e, i); end < 0 || deep && !valid(e[i:end], deprecatedEntry) {
+			if deep && !valid(v, deprecatedEntry) {
 				return false
 			}
-		default:
-			num, typ, n := consumeTag(e[at:])
-			if n < 0 {
-				return false
-			}
-			m := protowire.ConsumeFieldValue(num, typ, e[at+n:])
-			if m < 0 {
-				return false
-			}
-			// A key may be written longer than needed; then it is one of the
-			// fields above after all. No encoder does, so it may be slow.
-			if k := protowire.EncodeTag(num, typ); k <= keyEvent && n > 1 {
-				canonical := append([]byte{byte(k)}, e[at+n:at+n+m]...)
-				if !skimOne(canonical, r, deep) {
-					return false
-				}
-			}
-			i = at + n + m
-			continue
 		}
-		i = end
 	}
 	return true
+}
+
+// timestamp reads a varint of nine bytes, which nanoseconds since 1970 are until
+// the year 2262, from one load in place of nine: 4 ns instead of 8.
+func timestamp(b []byte, i int) (int64, int) {
+	const more = 0x8080808080808080
+	if i+9 <= len(b) && b[i+8] < 0x80 {
+		if w := binary.LittleEndian.Uint64(b[i:]); w&more == more {
+			w &^= more
+			w = w&0x007f007f007f007f | w&0x7f007f007f007f00>>1
+			w = w&0x00003fff00003fff | w&0x3fff00003fff0000>>2
+			w = w&0x000000000fffffff | w&0x0fffffff00000000>>4
+			return int64(w | uint64(b[i+8])<<56), i + 9
+		}
+	}
+	v, i := uvarint(b, i)
+	return int64(v), i
+}
+
+// skimOther reads a field that is not ours, or one whose key was written longer
+// than needed. It returns the size of the field, or -1.
+func skimOther(b []byte, r *Route, deep bool) int {
+	num, typ, n := consumeTag(b)
+	if n < 0 {
+		return -1
+	}
+	m := protowire.ConsumeFieldValue(num, typ, b[n:])
+	if m < 0 {
+		return -1
+	}
+	// Written in its shortest form, it may be one of ours after all. No encoder
+	// does that, so it may be slow.
+	if k := protowire.EncodeTag(num, typ); k <= keyEvent && n > 1 {
+		if !skimOne(append([]byte{byte(k)}, b[n:n+m]...), r, deep) {
+			return -1
+		}
+	}
+	return n + m
 }
 
 // skimOne reads one field whose key has been put into its shortest form.
