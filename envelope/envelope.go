@@ -292,6 +292,9 @@ func (e Envelope) Event() (title, body []byte) {
 
 // Tag is the value of one tag and whether it is there.
 func (e Envelope) Tag(key string) (value []byte, ok bool) {
+	if value, found, ok := e.tagValue(key); ok {
+		return value, found
+	}
 	for k, v := range e.rawTags() {
 		if string(k) == key {
 			value, ok = v, true
