@@ -363,7 +363,12 @@ func FuzzFormat(f *testing.F) {
 			envelope.AppendTimer(nil, id.Encode(), ns, value, ns, ns),
 			envelope.AppendEvent(nil, id.Encode(), ns, value, org),
 		} {
-			for _, m := range frames(t, &ft, one(record)) {
+			rest := ft.AppendFrames(nil, one(record))
+			for _, m := range unframe(t, rest) {
+				var next []byte
+				if next, rest = nextFrame(rest); string(next) != m {
+					t.Fatalf("nextFrame gave %q of %q", next, m)
+				}
 				// The parser wants UTF-8 in MSG, of which RFC 5424 section 6.4
 				// says "any octets".
 				parse(t, strings.ToValidUTF8(m, "?"))

@@ -39,7 +39,7 @@ func (s *sender) settle() {
 		s.oldest = s.sent[s.settled].oldest
 	}
 	n := 0
-	for n < s.settled && (s.post != nil || s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxEntries) {
+	for n < s.settled && (s.post != nil || s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxSettled) {
 		s.held -= s.sent[n].bytes
 		n++
 	}
@@ -52,13 +52,9 @@ func (s *sender) forget(n int) {
 		s.sent[i].advance(&s.good)
 	}
 	s.settled -= n
-	if n == len(s.sent) {
-		s.sent = s.sent[:0]
-	} else if n > 0 {
-		s.sent = append(s.sent[:0], s.sent[n:]...)
-	}
-	if cap(s.sent) > 1024 && len(s.sent) < 64 {
-		s.sent = append([]entry(nil), s.sent...)
+	s.sent = s.sent[n:] // append moves what is left when the memory ends
+	if len(s.sent) == 0 {
+		s.sent = nil
 	}
 }
 
@@ -135,6 +131,6 @@ func (s *sender) rewind() {
 	if c != nil {
 		c.free()
 	}
-	s.sent, s.settled, s.held = s.sent[:0], 0, 0
+	s.sent, s.settled, s.held = nil, 0, 0
 	s.startFeed(s.again(cursor))
 }

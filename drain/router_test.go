@@ -52,7 +52,7 @@ func (c *crashing) serve() {
 
 func (c *crashing) read(conn *net.TCPConn) {
 	defer conn.Close()
-	left := rand.N(5000)
+	left := rand.N(20_000) // more than it can lose, or it would get nowhere
 	in := bufio.NewReaderSize(conn, 4096)
 	for {
 		length, err := in.ReadString(' ')

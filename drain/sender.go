@@ -14,6 +14,7 @@ const (
 	pace = 500 * time.Microsecond
 	// maxEntries bounds what is remembered of runs on their way.
 	maxEntries = 16 << 10
+	maxSettled = 4 << 10
 	// readTime is how long after its kernel a receiver that takes everything
 	// may take to read it.
 	readTime = 5 * time.Second
