@@ -140,12 +140,6 @@ func TestPumpOutputFails(t *testing.T) {
 	}
 }
 
-// endless is a program that prints without end.
-type endless struct{ text []byte }
-
-func (e endless) Read(b []byte) (int, error) { return copy(b, e.text), nil }
-func (e endless) Close() error               { return nil }
-
 // BenchmarkPump is the way of a read from the buffer into the ring.
 func BenchmarkPump(b *testing.B) {
 	for _, size := range []int{20, 100, 1000} {

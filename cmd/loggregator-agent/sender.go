@@ -17,8 +17,9 @@ import (
 type sender struct {
 	*emitter.Emitter
 	router *loggregator.Router
-	link   *transport.Link
 	server string
+	opts   *transport.LinkOptions
+	link   *transport.Link
 }
 
 // keep is how long a line may wait for the server: as long as there is memory.
@@ -32,12 +33,18 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 		return nil, err
 	}
 	router := loggregator.New(&loggregator.Options{Budget: set.budget, MaxAge: keep, Logger: log})
-	link, err := transport.NewLink(set.server, router, &transport.LinkOptions{CurrentTLS: current, Logger: log})
-	if err != nil {
+	s := &sender{emitter.New(router, id, nil), router, set.server, &transport.LinkOptions{CurrentTLS: current, Logger: log}, nil}
+	if err := s.connect(); err != nil {
 		router.Close()
 		return nil, err
 	}
-	return &sender{emitter.New(router, id, nil), router, link, set.server}, nil
+	return s, nil
+}
+
+// connect starts a link that sends everything the router holds.
+func (s *sender) connect() (err error) {
+	s.link, err = transport.NewLink(s.server, s.router, s.opts)
+	return err
 }
 
 // unreached is how long a server that was not there all the time is waited for
@@ -50,6 +57,12 @@ func (s *sender) finish(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if !s.reached() {
+		// The link pauses between its attempts, for longer each time; a new one
+		// tries at once. Nothing was sent yet, so it misses nothing either.
+		s.link.Close()
+		if err := s.connect(); err != nil {
+			return err
+		}
 		t := time.AfterFunc(unreached, func() {
 			if !s.reached() {
 				cancel()
