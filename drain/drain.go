@@ -150,9 +150,8 @@ type Drain struct {
 
 	// Guarded by feed.feed.mu.
 	stats  Stats
-	oldest int64           // timestamp of the oldest record written and not acknowledged; 0: none
-	left   uint64          // records not delivered when the drain ended
-	good   envelope.Cursor // everything before it is known to be received
+	oldest int64  // timestamp of the oldest record written and not acknowledged; 0: none
+	left   uint64 // records not delivered when the drain ended
 }
 
 // Open starts a drain: it checks url, then reads from src what q selects and
@@ -176,7 +175,6 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		opened: time.Now(),
 		flush:  make(chan struct{}),
 		done:   make(chan struct{}),
-		good:   clone(q.Cursor),
 	}
 	d.query.MaxBytes = batchSize
 	d.log = d.opts.Logger.With("drain", t.String())
@@ -192,6 +190,9 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		ready:   make(chan struct{}, 1),
 		space:   make(chan struct{}, 1),
 		counted: make(map[envelope.StreamID]uint64),
+		good:    clone(q.Cursor),
+		seen:    make(map[envelope.StreamID]uint32),
+		aged:    d.opened,
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	s := &sender{Drain: d}
@@ -228,7 +229,7 @@ func (d *Drain) Stats() Stats {
 func (d *Drain) Cursor() envelope.Cursor {
 	d.feed.mu.Lock()
 	defer d.feed.mu.Unlock()
-	return clone(d.good)
+	return clone(d.feed.good)
 }
 
 // UndeliveredError says that a drain ended before it had sent everything.

@@ -599,3 +599,29 @@ func TestShutdownUnderLoad(t *testing.T) {
 		t.Errorf("%+v, cursor %v", s, d.Cursor().Rings)
 	}
 }
+
+func TestForgetsRingsThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
+		for day := range 10 {
+			for i := range 10 {
+				src.lines(envelope.StreamID(100+10*day+i), 0, 1)
+			}
+			src.lines(1, 0, 1)
+			time.Sleep(agePeriod)
+			for i := range 10 {
+				src.drop(envelope.StreamID(100 + 10*day + i))
+			}
+		}
+		src.lines(1, 0, 1)
+		rcv.await(111)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if c := d.Cursor(); c.Rings[1] != 12 || len(c.Rings) > 40 || len(d.feed.counted) > 40 || len(d.feed.seen) > 41 {
+			t.Errorf("%d positions in the cursor, %d counted, %d seen; ring 1 at %d", len(c.Rings), len(d.feed.counted), len(d.feed.seen), c.Rings[1])
+		}
+		conserve(t, d.Stats(), 111)
+	})
+}

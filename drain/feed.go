@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	chunkSize  = 64 << 10 // what one write carries, about
-	chunkReady = 16 << 10 // what a write that follows another at once must have
-	batchSize  = 32 << 10 // of records asked of the source
+	chunkSize  = 64 << 10       // what one write carries, about
+	chunkReady = 16 << 10       // what a write that follows another at once must have
+	batchSize  = 32 << 10       // of records asked of the source
+	agePeriod  = 72 * time.Hour // longer than a source holds records
 )
 
 // entry is a run of records of one ring on their way to the receiver: how many,
@@ -65,13 +66,18 @@ type feed struct {
 	space chan struct{} // the chunk was taken
 
 	mu       sync.Mutex
-	cur      *chunk // nil: empty
-	counted  map[envelope.StreamID]uint64
-	pending  uint64 // records rendered and not settled
-	owed     uint64 // records to be read again after going back
-	previous int64  // timestamp of the last record formatted
+	cur      *chunk                       // nil: empty
+	counted  map[envelope.StreamID]uint64 // ring to the position up to which Stats know its records
+	good     envelope.Cursor              // everything before it is known to be received
+	pending  uint64                       // records rendered and not settled
+	owed     uint64                       // records to be read again after going back
+	previous int64                        // timestamp of the last record formatted
 
-	read envelope.Cursor // owned by whoever runs the feed
+	// Owned by whoever runs the feed.
+	read envelope.Cursor
+	seen map[envelope.StreamID]uint32 // the age in which a ring or stream was seen last
+	age  uint32
+	aged time.Time // when it began
 }
 
 // run reads until the sequence ends, and gives the error that ended it.
@@ -84,8 +90,30 @@ func (f *feed) run(ctx context.Context, src envelope.Source, q envelope.Query) e
 			return ctx.Err()
 		}
 		f.read.Advance(b)
+		f.seen[b.Ring], f.seen[b.Stream] = f.age, f.age
+		if now := time.Now(); now.Sub(f.aged) >= agePeriod {
+			f.aged = now
+			f.nextAge()
+		}
 	}
 	return ctx.Err()
+}
+
+// nextAge forgets the positions of rings and streams of which nothing was heard
+// for one to two periods: they are gone, and each source that comes back begins
+// a new one. What would be lost by forgetting one that is not gone is that after
+// a failure its records are sent again, if it still holds any.
+func (f *feed) nextAge() {
+	f.age++
+	old := func(id envelope.StreamID, _ uint64) bool { return f.age-f.seen[id] >= 2 }
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, positions := range []map[envelope.StreamID]uint64{
+		f.counted, f.good.Rings, f.good.Streams, f.read.Rings, f.read.Streams,
+	} {
+		maps.DeleteFunc(positions, old)
+	}
+	maps.DeleteFunc(f.seen, func(_ envelope.StreamID, age uint32) bool { return f.age-age >= 2 })
 }
 
 // put formats b; false means that ctx ended first and nothing of b was taken.

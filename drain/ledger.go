@@ -38,8 +38,10 @@ func (s *sender) settle() {
 	if s.settled < len(s.sent) {
 		s.oldest = s.sent[s.settled].oldest
 	}
+	waiting := s.settled < len(s.sent)
 	n := 0
-	for n < s.settled && (s.post != nil || s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxSettled) {
+	for n < s.settled && (s.post != nil || s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxSettled ||
+		!waiting && now.Sub(s.sent[n].settled) > readTime) {
 		s.held -= s.sent[n].bytes
 		n++
 	}
@@ -49,7 +51,7 @@ func (s *sender) settle() {
 // forget takes the first n entries off the log: they are good.
 func (s *sender) forget(n int) {
 	for i := range s.sent[:n] {
-		s.sent[i].advance(&s.good)
+		s.sent[i].advance(&s.feed.good)
 	}
 	s.settled -= n
 	s.sent = s.sent[n:] // append moves what is left when the memory ends
@@ -115,7 +117,7 @@ func (s *sender) rewind() {
 		unsent = c.entries
 	}
 	s.feed.mu.Lock()
-	cursor := rewind(s.good, s.sent, unsent)
+	cursor := rewind(s.feed.good, s.sent, unsent)
 	for i, e := range s.sent {
 		s.stats.Resent += e.records + e.again
 		if i >= s.settled {

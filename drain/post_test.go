@@ -292,6 +292,51 @@ func TestH08OneMessageIsRefused(t *testing.T) {
 	})
 }
 
+func TestH13NoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, func(n int, _ string, _ http.ResponseWriter) {
+			if n == 0 {
+				time.Sleep(time.Minute)
+			}
+		})
+		src := newMemory()
+		src.lines(1, 0, 1)
+		d := open(t, httpsURL, src, s.options())
+		start := time.Now()
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took < headerTimeout || took > headerTimeout+time.Second {
+			t.Errorf("took %v", took)
+		}
+		conserve(t, d.Stats(), 1)
+		time.Sleep(time.Minute) // the handler that hangs
+	})
+}
+
+// TestH14LongAnswer has an answer without end, which is not read.
+func TestH14LongAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, func(_ int, _ string, w http.ResponseWriter) {
+			for {
+				if _, err := w.Write(make([]byte, 10_000)); err != nil {
+					return
+				}
+			}
+		})
+		src := newMemory()
+		src.lines(1, 0, 3)
+		d := open(t, httpsURL, src, s.options())
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conserve(t, d.Stats(), 3)
+		if n := len(s.requests()); n != 3 {
+			t.Errorf("%d requests", n)
+		}
+	})
+}
+
 func TestHTTPSDeadReceiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, src := newSite(t, nil), newMemory()

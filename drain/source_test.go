@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -45,6 +46,14 @@ func (m *memory) append(ring envelope.StreamID, records ...[]byte) {
 	}
 	close(m.wake)
 	m.wake = make(chan struct{})
+}
+
+// drop forgets a ring.
+func (m *memory) drop(ring envelope.StreamID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.rings, ring)
+	m.order = slices.DeleteFunc(m.order, func(id envelope.StreamID) bool { return id == ring })
 }
 
 func (m *memory) lines(ring envelope.StreamID, from, to int) {
