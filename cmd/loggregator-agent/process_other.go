@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"syscall"
 )
@@ -36,3 +37,5 @@ func growPipe(*os.File) {}
 func exitStatus(state *os.ProcessState) int { return state.ExitCode() }
 
 func signalStatus(os.Signal) int { return statusSignal + 2 }
+
+func unread(io.Reader) bool { return false }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"syscall"
 )
@@ -10,3 +11,5 @@ import (
 func dieWithParent(*syscall.SysProcAttr) {}
 
 func growPipe(*os.File) {}
+
+func unread(io.Reader) bool { return false }

@@ -130,12 +130,13 @@ func (p *pump) settle(hurry bool) {
 			quiet = 0
 		}
 		late := !time.Now().Before(end)
-		leave := quiet >= silence || late && (hurry || p.emptied && !p.busy)
+		// On a machine that is overloaded, silence may be that of this process.
+		leave := quiet >= silence && !unread(p.in) || late && (hurry || p.emptied && !p.busy)
 		p.mu.Unlock()
 		if leave {
 			p.log.Close()
 			return
 		}
-		t.Reset(max(silence-quiet, time.Millisecond))
+		t.Reset(max(silence-quiet, 10*time.Millisecond))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,4 +72,24 @@ func openTerminal(t *testing.T) (keyboard, terminal *os.File) {
 		t.Fatal(err)
 	}
 	return keyboard, terminal
+}
+
+// TestSettleStarved: what is still in the pipe is not taken for silence.
+func TestSettleStarved(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close() // held open by a process left behind
+	w.WriteString("last words")
+	log := &memory{}
+	p := newPump(r, log, nil, func(err error) { t.Error(err) })
+	time.AfterFunc(2*silence, p.run) // it gets to run only now
+	p.settle(false)
+	if log.String() != "last words" {
+		t.Errorf("log %q", log.String())
+	}
+	r.Close()
+	<-p.done
 }
