@@ -218,6 +218,7 @@ func TestRouterShutsDown(t *testing.T) {
 		maker := loggregator.New(nil)
 		server := newHop(t, network, "server:1", nil)
 		l := link(t, network, "server:1", maker)
+		synctest.Wait() // it reads; a router that is closed before gives nobody anything
 		emit(t, maker, "m", "app", 0, 5000)
 		if err := maker.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
