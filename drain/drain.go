@@ -104,7 +104,7 @@ type Stats struct {
 	Accepted  uint64 `json:"accepted"`
 	Delivered uint64 `json:"delivered"` // received by the receiver's kernel or answered with 2xx; where the system does not tell, handed to ours
 	Missed    uint64 `json:"missed"`    // lost before the drain could read them; the receiver was told
-	Filtered  uint64 `json:"filtered"`  // not wanted by the drain's URL
+	Filtered  uint64 `json:"filtered"`  // not wanted by the drain's URL, or without content
 	Refused   uint64 `json:"refused"`   // by an HTTPS receiver for good, in whole or in part
 	Pending   uint64 `json:"pending"`   // read, and neither delivered nor filtered yet
 

@@ -625,3 +625,37 @@ func TestForgetsRingsThatAreGone(t *testing.T) {
 		conserve(t, d.Stats(), 111)
 	})
 }
+
+func TestI01OneHangsTheOthersDoNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newMemory()
+		var drains []*Drain
+		var receivers []*receiver
+		for i := range 100 {
+			rcv := newReceiver()
+			o := &Options{DialContext: rcv.dial}
+			if i%10 == 0 {
+				o.DialContext = silent
+			}
+			drains, receivers = append(drains, open(t, "syslog://host", src, o)), append(receivers, rcv)
+		}
+		start := time.Now()
+		for i := range 1000 {
+			src.lines(1, i, i+1)
+		}
+		for i, rcv := range receivers {
+			if i%10 != 0 {
+				rcv.await(1000)
+			}
+		}
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		for i, d := range drains {
+			d.Close()
+			if s := d.Stats(); i%10 != 0 && s.Delivered+s.Pending != 1000 {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
