@@ -331,6 +331,27 @@ func TestStandardInput(t *testing.T) {
 	}
 }
 
+// TestFile: a file is read as fast as the server takes it, so that nothing of it
+// is lost although it is many times what the memory holds.
+func TestFile(t *testing.T) {
+	t.Parallel()
+	const n = 400_000
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("a line of a file that was there before\n"), n), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s := newServer(t)
+	r := runAgent(t, f, "", []string{"--app", "shop", "--quiet", "--budget", "4000000", "--server", s.addr})
+	if got := s.router.Stats().Accepted; r.status != 0 || r.undelivered != "" || got != n {
+		t.Errorf("status %d, %d lines arrived, %s%s", r.status, got, r.err, r.undelivered)
+	}
+}
+
 // TestInputReachesProgram: standard input is the program's own.
 func TestInputReachesProgram(t *testing.T) {
 	t.Parallel()

@@ -215,7 +215,11 @@ func readInput(set *settings, send *sender, std stdio, say func(error)) (status 
 	signal.Notify(signals, forwarded()...)
 	defer signal.Stop(signals)
 
-	p := newPump(std.in, send.Writer(envelope.Out), set.passTo(std.out), say)
+	log := send.Writer(envelope.Out)
+	if info, err := std.in.Stat(); err == nil && info.Mode().IsRegular() {
+		log = paced{log, send} // a file can wait; a program before a pipe must not
+	}
+	p := newPump(std.in, log, set.passTo(std.out), say)
 	go p.run()
 	for {
 		select {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator"
@@ -18,8 +20,10 @@ type sender struct {
 	*emitter.Emitter
 	router *loggregator.Router
 	server string
-	opts   *transport.LinkOptions
-	link   *transport.Link
+	opts   transport.LinkOptions
+	link   atomic.Pointer[transport.Link]
+
+	started time.Time
 }
 
 // keep is how long a line may wait for the server: as long as there is memory.
@@ -33,7 +37,13 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 		return nil, err
 	}
 	router := loggregator.New(&loggregator.Options{Budget: set.budget, MaxAge: keep, Logger: log})
-	s := &sender{emitter.New(router, id, nil), router, set.server, &transport.LinkOptions{CurrentTLS: current, Logger: log}, nil}
+	s := &sender{
+		Emitter: emitter.New(router, id, nil),
+		router:  router,
+		server:  set.server,
+		opts:    transport.LinkOptions{CurrentTLS: current, Logger: log},
+		started: time.Now(),
+	}
 	if err := s.connect(); err != nil {
 		router.Close()
 		return nil, err
@@ -42,8 +52,11 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 }
 
 // connect starts a link that sends everything the router holds.
-func (s *sender) connect() (err error) {
-	s.link, err = transport.NewLink(s.server, s.router, s.opts)
+func (s *sender) connect() error {
+	link, err := transport.NewLink(s.server, s.router, &s.opts)
+	if err == nil {
+		s.link.Store(link)
+	}
 	return err
 }
 
@@ -59,7 +72,7 @@ func (s *sender) finish(timeout time.Duration) error {
 	if !s.reached() {
 		// The link pauses between its attempts, for longer each time; a new one
 		// tries at once. Nothing was sent yet, so it misses nothing either.
-		s.link.Close()
+		s.link.Load().Close()
 		if err := s.connect(); err != nil {
 			return err
 		}
@@ -71,8 +84,8 @@ func (s *sender) finish(timeout time.Duration) error {
 		defer t.Stop()
 	}
 	s.Emitter.Close()
-	_, err := s.link.Shutdown(ctx)
-	link, lines := s.link.Stats(), s.Stats()
+	_, err := s.link.Load().Shutdown(ctx)
+	link, lines := s.link.Load().Stats(), s.Stats()
 	s.router.Close()
 
 	// What is not acknowledged is left in memory, or was given up there.
@@ -90,8 +103,34 @@ func (s *sender) finish(timeout time.Duration) error {
 	return fmt.Errorf("%d of %d lines were not delivered to %s: %w", made-link.Acked, made, s.server, why)
 }
 
+// paced is a log that is not written faster than the server takes it.
+type paced struct {
+	io.WriteCloser
+	send *sender
+}
+
+func (p paced) Write(b []byte) (int, error) {
+	for p.send.behind() {
+		ctx, cancel := context.WithTimeout(context.Background(), unreached)
+		p.send.link.Load().Flush(ctx)
+		cancel()
+	}
+	return p.WriteCloser.Write(b)
+}
+
+// behind reports whether the server is there, or may be about to, and the lines
+// that it has not acknowledged take more than half of the memory.
+func (s *sender) behind() bool {
+	link, router := s.link.Load().Stats(), s.router.Stats()
+	if router.Held == 0 || !link.Connected && (s.reached() || time.Since(s.started) > unreached) {
+		return false
+	}
+	waiting := float64(router.Accepted - min(router.Accepted, link.Acked))
+	return waiting*float64(router.Used)/float64(router.Held) > float64(router.Budget)/2
+}
+
 // reached reports whether the server was there at any time.
 func (s *sender) reached() bool {
-	st := s.link.Stats()
+	st := s.link.Load().Stats()
 	return st.Connected || st.Sent > 0 || st.Reconnects > 0
 }
