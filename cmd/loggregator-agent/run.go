@@ -24,7 +24,7 @@ const runHelp = `Usage: loggregator-agent run [flags] -- COMMAND [ARGUMENTS]
 
 Runs COMMAND and sends each line of its standard output as OUT, of its standard
 error as ERR. Both are passed through as they are. With "-" it reads standard
-input instead, as OUT.
+input instead, as OUT; if that is a file, no faster than the server takes it.
 
 In a Cloud Foundry application no flag is needed: VCAP_APPLICATION, CF_INSTANCE_INDEX
 and CF_INSTANCE_GUID say whose lines these are. Elsewhere --app NAME is enough.
