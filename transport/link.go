@@ -245,7 +245,9 @@ func (l *Link) Stats() LinkStats {
 
 // Flush waits until everything that the Source held when Flush was called has
 // been acknowledged, or was lost in the Source meanwhile. It returns ctx's error
-// if that does not happen in time, ErrClosed if the link is closed first.
+// if that does not happen in time, ErrClosed if the link is closed first. Of a
+// Source that is closed, it waits for what has been read; without a connection
+// it returns the Source's error.
 //
 // It knows what there is by asking the Source for it once more, from the
 // acknowledged cursor to the end, and taking note of the positions alone. That
@@ -253,7 +255,8 @@ func (l *Link) Stats() LinkStats {
 // asks again, in case the Source has given up what Flush waits for.
 func (l *Link) Flush(ctx context.Context) error {
 	end, _, err := l.held(ctx)
-	if err != nil && !l.hasEnded() {
+	closed := err != nil // then what is being read now is all there will be
+	if closed && !l.reading() {
 		return err
 	}
 	interval := time.Second
@@ -261,7 +264,7 @@ func (l *Link) Flush(ctx context.Context) error {
 	defer again.Stop()
 	for {
 		l.mu.Lock()
-		if !l.ended && l.covers(end) {
+		if !l.ended && !closed && l.covers(end) {
 			l.mu.Unlock()
 			return nil
 		}
@@ -284,12 +287,19 @@ func (l *Link) Flush(ctx context.Context) error {
 		case <-l.done:
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			if l.ended && l.torn == 0 || !l.ended && l.covers(end) {
+			if l.ended && l.torn == 0 || !l.ended && !closed && l.covers(end) {
 				return nil
 			}
 			return ErrClosed
 		}
 	}
+}
+
+// reading reports whether the Source is being read, or was to its end.
+func (l *Link) reading() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended || l.stats.Connected
 }
 
 func (l *Link) hasEnded() bool {

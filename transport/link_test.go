@@ -344,33 +344,41 @@ func TestFlushOfWhatIsGone(t *testing.T) {
 func TestPositionOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, dst := &faultnet.Network{}, newSink(t)
+		var mu sync.Mutex
 		var cursors []map[envelope.StreamID]uint64
 		src := sourceFunc(func(ctx context.Context, q envelope.Query, yield func(envelope.Batch) bool) {
+			mu.Lock()
 			cursors = append(cursors, q.Cursor.Rings)
+			mu.Unlock()
 			records := envelope.AppendLog(nil, fixed, 1, envelope.Out, payload(7, 1))
 			yield(envelope.Batch{Ring: 8, Position: 5})
 			yield(envelope.Batch{Records: records, Count: 1, Stream: 7, First: 1, Next: 2, Ring: 9, Position: 2})
 			yield(envelope.Batch{Ring: 9, Position: 50})
 			<-ctx.Done()
 		})
+		sessions := func() []map[envelope.StreamID]uint64 {
+			mu.Lock()
+			defer mu.Unlock()
+			return cursors
+		}
 		dst.refuse(errors.New("not now"))
 		server := serve(t, network, dst, nil)
 		link := dial(t, network, src, LinkOptions{})
 		time.Sleep(time.Minute)
-		if last := cursors[len(cursors)-1]; len(cursors) < 5 || len(last) != 0 {
-			t.Errorf("%d sessions, the last from %v", len(cursors), last)
+		if seen := sessions(); len(seen) < 5 || len(seen[len(seen)-1]) != 0 {
+			t.Errorf("%d sessions, from %v", len(seen), seen)
 		}
 		dst.refuse(nil)
 		time.Sleep(time.Minute)
-		n := len(cursors)
+		n := len(sessions())
 		server.Close()
 		server = serve(t, network, dst, nil)
 		time.Sleep(time.Minute)
-		if last := cursors[n]; len(last) != 1 || last[9] != 50 {
+		if last := sessions()[n]; len(last) != 1 || last[9] != 50 {
 			t.Errorf("acknowledged, and the next session from %v", last)
 		}
-		if s := link.Stats(); s.Sent != uint64(len(cursors)) || s.Unacked != 0 {
-			t.Errorf("%d sessions, %+v", len(cursors), s)
+		if s := link.Stats(); s.Sent != uint64(len(sessions())) || s.Unacked != 0 {
+			t.Errorf("%d sessions, %+v", len(sessions()), s)
 		}
 		link.Close()
 		server.Close()

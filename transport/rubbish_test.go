@@ -358,6 +358,7 @@ func TestAcceptFails(t *testing.T) {
 		c, _ := network.DialContext(t.Context(), "", "server:3456")
 		c.Write(message(1))
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if dst.loose != 1 || s.Stats().Refused["full"] != 20 || len(log.all) != 1 {
 			t.Errorf("%d records, %+v, log %q", dst.loose, s.Stats(), log.all)
 		}
