@@ -203,7 +203,7 @@ func TestStatusTable(t *testing.T) {
 				src := newMemory()
 				src.lines(1, 0, 10)
 				start := time.Now()
-				var logged bytes.Buffer
+				var logged lockedBuffer
 				o := s.options()
 				o.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 				d := open(t, "https-batch"+strings.TrimPrefix(httpsURL, "https"), src, o)

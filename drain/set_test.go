@@ -38,6 +38,24 @@ func (h *hosts) dial(ctx context.Context, network, addr string) (net.Conn, error
 	return h.at(addr).dial(ctx, network, addr)
 }
 
+// lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // bindings writes a binding file. Its time is the bubble's, not that of the
 // file system.
 func bindings(t *testing.T, path, text string) {
@@ -57,7 +75,7 @@ func TestSetFollowsFile(t *testing.T) {
 		bindings(t, path, `{"drains":[{"url":"syslog://a"},{"app":"shop","url":"syslog://b"},
 			{"url":"syslog://user:secret@c?drain-data=secret"},{"space":"x","url":"syslog://d"},{"url":"syslog://a"},{"ap":"x","url":"syslog://e"}]}`)
 		src, rcv := newMemory(), new(hosts)
-		var log bytes.Buffer
+		var log lockedBuffer
 		s, err := OpenFile(path, src, &Options{DialContext: rcv.dial, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
@@ -65,12 +83,12 @@ func TestSetFollowsFile(t *testing.T) {
 		src.lines(1, 0, 100)
 		rcv.at("a:514").await(100)
 		rcv.at("b:514").await(100)
+		synctest.Wait()
 		var states []string
 		for _, st := range s.Status() {
 			states = append(states, string(st.State)+" "+st.URL)
 		}
 		want := []string{"connected syslog://a:514", "connected syslog://b:514", "invalid ", "connected syslog://d:514", "invalid syslog://a:514", "invalid "}
-		synctest.Wait()
 		if want[5] = "invalid " + s.Status()[5].URL; fmt.Sprint(states) != fmt.Sprint(want) {
 			t.Errorf("%q, want %q", states, want)
 		}
@@ -83,11 +101,13 @@ func TestSetFollowsFile(t *testing.T) {
 		// A broken and a vanished file change nothing, and are told once each.
 		bindings(t, path, `{"drains":[`)
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		if s.Err() == nil {
 			t.Error("broken file is no error")
 		}
 		os.Remove(path)
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		src.lines(1, 100, 200)
 		rcv.at("a:514").await(100)
 		rcv.at("b:514").await(100)
@@ -98,6 +118,7 @@ func TestSetFollowsFile(t *testing.T) {
 		// a stays, b moves to e, which continues where b ended, f is new.
 		bindings(t, path, `{"drains":[{"url":"syslog://f","org":"acme"},{"app":"shop","url":"syslog://e"},{"url":"syslog://a"}]}`)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if s.Err() != nil {
 			t.Error(s.Err())
 		}
@@ -105,6 +126,7 @@ func TestSetFollowsFile(t *testing.T) {
 		rcv.at("f:514").await(300)
 		rcv.at("e:514").await(100)
 		rcv.at("a:514").await(100)
+		synctest.Wait()
 		for _, st := range s.Status() {
 			if st.Connects != 1 || st.State != Connected {
 				t.Errorf("%+v", st)
