@@ -241,7 +241,9 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 		}
 	}
 	h.mu.Unlock()
-	h.opt.Logger.Warn("cutting readers off", "readers", n)
+	if n > 0 {
+		h.opt.Logger.Warn("cutting readers off", "readers", n)
+	}
 	<-gone
 	return ctx.Err()
 }

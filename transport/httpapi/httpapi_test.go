@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -175,7 +176,7 @@ func TestRefusals(t *testing.T) {
 		{"no such format", open, "/v1/recent", "image/png", 406, "Accept takes text/plain"},
 		{"long address", open, "/v1/recent?app=" + strings.Repeat("x", MaxURL), "", 414, "256 KiB"},
 		{"parameter", open, "/v1/recent?lines=many", "", 400, `parameter lines takes a number from 1 to 1000000, not "many"`},
-		{"help", open, "/", "", 200, "curl http://example.com/v1/tail?app=NAME"},
+		{"help", open, "/", "", 200, "curl 'http://example.com/v1/tail?app=NAME'"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp := get(t, tt.h, tt.target, tt.accept)
@@ -268,6 +269,31 @@ func TestStreamIsFlushedLineByLine(t *testing.T) {
 			t.Errorf("after Shutdown: %q %v", rest, err)
 		}
 		resp.Body.Close()
+	})
+}
+
+func TestConnectionIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, p := serve(t, New(&script{batches: []envelope.Batch{lines(1, 3)}}, nil))
+		dials := 0
+		client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials++
+			return p.dial(ctx, network, addr)
+		}
+		for range 3 {
+			resp, err := client.Get("http://test/v1/recent")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := body(t, resp); strings.Count(got, "\n") != 3 {
+				t.Errorf("%q", got)
+			}
+			resp.Body.Close()
+			time.Sleep(10 * DefaultWriteTimeout)
+		}
+		if dials != 1 {
+			t.Errorf("%d connections for 3 requests", dials)
+		}
 	})
 }
 

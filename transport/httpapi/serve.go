@@ -133,8 +133,8 @@ func isUpgrade(header http.Header) bool {
 
 const help = `Loggregator: the logs of applications, as they are written.
 
-  curl http://{host}/v1/tail?app=NAME           follow an app
-  curl http://{host}/v1/recent?app=NAME         what is held of it, then end
+  curl 'http://{host}/v1/tail?app=NAME'         follow an app
+  curl 'http://{host}/v1/recent?app=NAME'       what is held of it, then end
   curl 'http://{host}/v1/tail?space=dev&stream=err&since=10m'
   curl -H 'Accept: application/x-ndjson' 'http://{host}/v1/recent?source_id=ID&lines=100'
 

@@ -40,6 +40,7 @@ func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request, rd *reader
 	if sent != nil || err != nil && !(q.Follow && h.ctx.Err() != nil) {
 		panic(http.ErrAbortHandler)
 	}
+	s.rc.SetWriteDeadline(time.Time{}) // it would outlive the response on a connection that is kept
 }
 
 // response is the sink of a stream.
