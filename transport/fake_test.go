@@ -225,3 +225,12 @@ func (s *sink) String() string {
 	defer s.mu.Unlock()
 	return fmt.Sprintf("taken %v gaps %v repeats %d", s.taken, s.gaps, s.repeats)
 }
+
+// sourceFunc is a function as a Source that knows no errors.
+type sourceFunc func(ctx context.Context, q envelope.Query, yield func(envelope.Batch) bool)
+
+func (f sourceFunc) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		f(ctx, q, func(b envelope.Batch) bool { return yield(b, nil) })
+	}
+}

@@ -78,6 +78,22 @@ func TestForeignReader(t *testing.T) {
 	})
 }
 
+// However many streams a sender names, few acknowledgements wait to be sent.
+func TestAcksBounded(t *testing.T) {
+	var messages []byte
+	for i := range 20_000 {
+		head := envelope.Batch{Stream: envelope.StreamID(i + 1), First: 1, Next: 5}.AppendHeader(nil)
+		messages = append(append(messages, byte(len(head))), head...)
+	}
+	s := NewServer(discard{}, nil)
+	l := &loop{data: messages, times: 3}
+	c := &conn{s: s, raw: l}
+	c.serve()
+	if n := s.Stats().Batches; n != 60_000 || cap(c.acks) > 2*maxAcks || l.acks < 60_000*12 {
+		t.Errorf("%d batches, room for %d acknowledgements, %d bytes sent", n, cap(c.acks), l.acks)
+	}
+}
+
 // pieces is a connection whose reads give some bytes in pieces of random size.
 type pieces struct {
 	loop

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
+	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -229,6 +228,51 @@ func TestHungServer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that acknowledges more than was sent is believed no further than that.
+func TestAckAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		ln, err := network.Listen("server:3456")
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := make(chan bool)
+		go func() {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Read(make([]byte, 4096)) // a batch of each stream
+			c.Write(appendAck(nil, []position{{2, 1 << 60}}))
+			<-more
+			c.Write(appendAck(nil, []position{{1, 11}}))
+			io.Copy(io.Discard, c)
+		}()
+		src.add(1, 10)
+		src.add(2, 10)
+		link := dial(t, network, src, LinkOptions{})
+		time.Sleep(time.Second)
+		src.add(2, 90)
+		time.Sleep(time.Second)
+		close(more)
+		time.Sleep(time.Second)
+		if s := link.Stats(); s.Acked != 20 || s.Sent != 110 {
+			t.Errorf("stats %+v", s)
+		}
+		ln.Close()
+		server := serve(t, network, dst, nil)
+		if err := link.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		link.Close()
+		server.Close()
+		if dst.taken[2] != 90 || dst.gaps[2] != 10 || link.Stats().LastError != ErrNoAck.Error() {
+			t.Errorf("%v, %+v", dst, link.Stats())
+		}
+	})
 }
 
 // An idle connection is nobody's fault and lasts.
@@ -478,102 +522,3 @@ func TestUnnumbered(t *testing.T) {
 		}
 	})
 }
-
-func TestAddress(t *testing.T) {
-	for in, want := range map[string]string{
-		"tcp://127.0.0.1:3456":    "tcp://127.0.0.1:3456",
-		"tcp://[::1]:3456/":       "tcp://[::1]:3456",
-		"tls://logs.example:443":  "tls://logs.example:443",
-		"unix:///run/logs.sock":   "unix:///run/logs.sock",
-		"":                        "",
-		"127.0.0.1:3456":          "",
-		"tcp://127.0.0.1":         "",
-		"tcp://:3456":             "",
-		"tcp://host:0":            "",
-		"tcp://host:65536":        "",
-		"tcp://host:port":         "",
-		"tcp://host:1/path":       "",
-		"http://host:80":          "",
-		"unix://run/logs.sock":    "",
-		"unix:///":                "",
-		"tcp://user:s3cret@h:1":   "",
-		"tcp://h:1?token=s3cret":  "",
-		"tcp://h:1,tcp://s3cret":  "",
-		"tcp://h:1\x00s3cret":     "",
-		"tcp://h:1,":              "",
-		"tcp://h s3cret:1":        "",
-		"tcp://[::1:s3cret":       "",
-		"unix://s3cret@/run/sock": "",
-	} {
-		ts, err := parseTargets(in)
-		switch {
-		case want == "" && (err == nil || !errors.Is(err, ErrAddress) || strings.Contains(err.Error(), "s3cret")):
-			t.Errorf("%q: %v, %v", in, ts, err)
-		case want != "" && (err != nil || ts[0].String() != want):
-			t.Errorf("%q: %v, %v", in, ts, err)
-		}
-	}
-	if _, err := NewLink("nonsense", newRings(1), nil); !errors.Is(err, ErrAddress) {
-		t.Errorf("NewLink: %v", err)
-	}
-}
-
-// The link's log speaks of changes, and of a link that flaps not without end.
-func TestFlappingLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		network := &faultnet.Network{}
-		ln, _ := network.Listen("server:3456")
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				c.(*faultnet.Conn).Reset()
-			}
-		}()
-		var log lines
-		link := dial(t, network, newRings(1), LinkOptions{Logger: slog.New(&log), Backoff: func(int) time.Duration { return 100 * time.Millisecond }})
-		time.Sleep(10 * time.Minute)
-		link.Close()
-		ln.Close()
-		if n := len(strings.Split(log.messages(), ",")); n > 11*linesPerMinute || n < linesPerMinute {
-			t.Errorf("%d lines", n)
-		}
-	})
-}
-
-// lines is a slog.Handler that keeps messages and attributes.
-type lines struct {
-	mu   sync.Mutex
-	text []string
-	all  []string
-}
-
-func (l *lines) Enabled(context.Context, slog.Level) bool { return true }
-func (l *lines) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *lines) WithGroup(string) slog.Handler            { return l }
-func (l *lines) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := r.Message
-	r.Attrs(func(a slog.Attr) bool { s += " " + a.String(); return true })
-	l.text, l.all = append(l.text, r.Message), append(l.all, s)
-	return nil
-}
-
-func (l *lines) messages() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.text, ",")
-}
-
-type sourceFunc func(ctx context.Context, q envelope.Query, yield func(envelope.Batch) bool)
-
-func (f sourceFunc) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
-	return func(yield func(envelope.Batch, error) bool) {
-		f(ctx, q, func(b envelope.Batch) bool { return yield(b, nil) })
-	}
-}
-
-var _ net.Conn = (*faultnet.Conn)(nil)
