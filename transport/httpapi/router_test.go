@@ -172,6 +172,9 @@ func TestSlowReaderIsToldWhatItMissed(t *testing.T) {
 	r := start(t, 1<<20)
 	r.publish(t, "web", 1, 1, 1)
 	slow, fast := dial(t, r.url+"/v1/tail?app=web&lines=10"), dial(t, r.url+"/v1/tail?app=web&lines=10")
+	for r.Router.Stats().Readers < 2 { // the handshake comes before the reading
+		runtime.Gosched()
+	}
 	const n = 300_000
 	var f seen
 	var wg sync.WaitGroup
