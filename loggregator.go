@@ -46,6 +46,8 @@ type Router struct {
 	sources map[string]*source
 	subs    map[*subscription]struct{}
 	wanted  map[key]map[*subscription]struct{} // by the narrowest thing each selector asks for
+	groups  map[string]*group
+	members uint64 // members of groups there have been
 	closed  bool
 
 	counts counts
@@ -88,6 +90,7 @@ func New(o *Options) *Router {
 		sources: make(map[string]*source),
 		subs:    make(map[*subscription]struct{}),
 		wanted:  make(map[key]map[*subscription]struct{}),
+		groups:  make(map[string]*group),
 		ending:  make(chan struct{}),
 		done:    make(chan struct{}),
 		gone:    make(chan struct{}),

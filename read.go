@@ -27,6 +27,9 @@ const (
 
 func (s *subscription) run(ctx context.Context, feeds []*feed, yield func(envelope.Batch) bool) error {
 	if s.q.Follow {
+		if !yield(envelope.Batch{Ring: s.markID, Position: s.markAt}) {
+			return errStopped
+		}
 		for _, f := range feeds {
 			if !yield(envelope.Batch{Ring: f.src.ring.ID(), Position: f.at.Position()}) {
 				return errStopped
@@ -161,15 +164,16 @@ func (s *subscription) turn(f *feed, yield func(envelope.Batch) bool) error {
 // read takes the next batch of f, from where and up to where the query wants it.
 // It is false if there is nothing to tell.
 func (s *subscription) read(f *feed, buf []byte) (envelope.Batch, bool) {
-	until := f.bound()
 	from := f.at.Position()
-	if from >= until {
+	if from >= f.bound() || f.gone {
 		return envelope.Batch{}, false
 	}
 	b, before := f.at.Read(buf)
 	if b.Count == 0 {
 		return envelope.Batch{}, false
 	}
+	// Only now: a source that moves away says so before its next record is there.
+	until := f.bound()
 	if b.Position > until {
 		// Only at the very end of what was there at the start, or of what a
 		// source said before it moved away.
@@ -295,7 +299,13 @@ func (f *feed) wants(e envelope.Envelope, route *envelope.Route) bool {
 // settle ends a feed whose source has gone or moved away.
 func (s *subscription) settle(f *feed, yield func(envelope.Batch) bool) error {
 	until := f.until.Load()
+	if f.gone {
+		return nil
+	}
 	if until == math.MaxUint64 {
+		if f.moving.Load() {
+			s.handOver(f)
+		}
 		return nil
 	}
 	if held, _ := f.at.Behind(); held > 0 && f.at.Position() < until {

@@ -459,7 +459,10 @@ func TestEveryReaderBalances(t *testing.T) {
 	const sources, perSource, readers = 5, 4000, 8
 	r := New(&Options{Budget: ringbuf.MinBudget})
 	defer r.Close()
-	var writers, all sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var writers, all, started sync.WaitGroup
+	started.Add(readers) // before anything is given up, so that all of it is in their account
 	fixed := make([]envelope.Fixed, sources)
 	for i := range fixed {
 		fixed[i] = app(fmt.Sprint("app", i), fmt.Sprint("s", i%2), "o")
@@ -468,33 +471,38 @@ func TestEveryReaderBalances(t *testing.T) {
 	for k := range readers {
 		all.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(k), 2))
-			next := make(map[string]int)
-			missed := make(map[envelope.StreamID]uint64)
-			ids := make(map[envelope.StreamID]string)
+			seen := make(map[string]int)
+			untold := make(map[envelope.StreamID]uint64) // by batches without records
 			total := uint64(0)
 			cursor := envelope.Cursor{}
+			start := sync.OnceFunc(started.Done)
 			for total < sources*perSource {
 				q := envelope.Query{Select: envelope.Everything, History: true, Follow: true, Cursor: cursor, ByTime: k%2 == 0, MaxBytes: 1 + rng.IntN(10_000)}
-				for b, err := range r.Batches(t.Context(), q) {
+				for b, err := range r.Batches(ctx, q) {
 					if err != nil {
-						t.Error(err)
+						t.Errorf("reader %d: %v after %d of %d", k, err, total, sources*perSource)
 						return
 					}
-					missed[b.Ring] += b.Missed
+					if b.Count > 0 {
+						start()
+					}
+					lost := int(b.Missed + untold[b.Ring])
+					if untold[b.Ring] = 0; b.Count == 0 {
+						untold[b.Ring] = uint64(lost)
+					}
 					total += b.Missed + uint64(b.Count)
 					for e := range b.All() {
 						route, _ := e.Route()
 						id, i := string(route.SourceID), 0
 						fmt.Sscan(string(e.Payload()), &i)
-						ids[b.Ring] = id
-						if i < next[id] {
-							t.Errorf("reader %d: %s: %d after %d", k, id, i, next[id]-1)
+						if want := seen[id] + lost; i != want {
+							t.Errorf("reader %d: %s: %d after %d, told of %d missed", k, id, i, seen[id]-1, lost)
 							return
 						}
-						next[id] = i + 1
+						seen[id], lost = i+1, 0
 					}
 					cursor.Advance(b)
-					if total >= sources*perSource || rng.IntN(50) == 0 {
+					if total >= sources*perSource || b.Count > 0 && rng.IntN(50) == 0 {
 						break // leave, and resume
 					}
 				}
@@ -504,6 +512,7 @@ func TestEveryReaderBalances(t *testing.T) {
 			}
 		})
 	}
+	started.Wait()
 	for i := range sources {
 		writers.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(i), 3))

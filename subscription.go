@@ -21,10 +21,15 @@ type subscription struct {
 
 	feeds map[*source]*feed // guarded by Router.mu
 
+	group  *group // that shares the sources; nil: none
+	member uint64 // number of this member
+
 	mu    sync.Mutex
 	queue []*feed
 	wake  chan struct{} // capacity 1
 
+	markID  envelope.StreamID // which rings were there at the start
+	markAt  uint64
 	foreign bool // the cursor is of another process, and says nothing of the makers of records
 }
 
@@ -36,6 +41,8 @@ type feed struct {
 	at     ringbuf.Reader
 	until  atomic.Uint64 // position at which this feed ends: its source moved away or is gone
 	limit  uint64        // position up to which to read for now
+	moving atomic.Bool   // to another member of the group
+	gone   bool          // has moved there; may still be queued
 	queued bool          // guarded by subscription.mu
 
 	filter []envelope.Selector // a record must match one of these; nil: all do
@@ -52,9 +59,9 @@ type feed struct {
 // sequence of a reader that follows ends with ctx's error or ErrClosed; that of
 // one that does not ends without one.
 //
-// A reader that follows is first given an empty batch for each source there is
-// by which it knows where in its ring it starts, so that its cursor is whole
-// from the beginning.
+// A reader that follows is first given empty batches by which it knows where it
+// starts: one for the router and one for each source there is. From then on its
+// cursor is whole.
 func (r *Router) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
 		if q.MaxBytes <= 0 {
@@ -93,6 +100,7 @@ func (s *subscription) open() ([]*feed, error) {
 	if r.closed {
 		return nil, ErrClosed
 	}
+	s.markID, s.markAt = r.store.Mark()
 	for i := range s.q.Select {
 		k := keyOf(&s.q.Select[i])
 		if r.wanted[k] == nil {
@@ -101,6 +109,9 @@ func (s *subscription) open() ([]*feed, error) {
 		r.wanted[k][s] = struct{}{}
 	}
 	r.subs[s] = struct{}{}
+	if s.q.Follow && s.q.Shard != "" && !r.join(s) {
+		return nil, nil
+	}
 	var feeds []*feed
 	for src := range r.candidates(s.q.Select) {
 		if f := s.newFeed(src); f != nil {
@@ -148,6 +159,9 @@ func (s *subscription) close() {
 	defer r.mu.Unlock()
 	for src, f := range s.feeds {
 		src.detach(f)
+	}
+	if s.group != nil {
+		r.leave(s)
 	}
 	for i := range s.q.Select {
 		k := keyOf(&s.q.Select[i])
@@ -203,7 +217,7 @@ func (s *subscription) newFeed(src *source) *feed {
 // follow adds a source that has appeared, or come to where the subscription
 // looks, from position on. The caller holds r.mu.
 func (s *subscription) follow(src *source, position uint64) {
-	if !s.q.Follow || s.feeds[src] != nil {
+	if !s.q.Follow || s.feeds[src] != nil || s.group != nil && s.group.owner(src) != s {
 		return
 	}
 	f := s.newFeed(src)
@@ -230,6 +244,10 @@ func (s *subscription) start(f *feed) {
 	case !q.Cursor.IsZero():
 		if position, ok := q.Cursor.Rings[ring.ID()]; ok {
 			f.at = ring.Reader(max(position, 1))
+			return
+		}
+		if mark, ok := q.Cursor.Rings[s.markID]; ok && ring.NewerThan(mark) {
+			f.at = ring.Reader(1) // all of it came while the reader was away
 			return
 		}
 		f.at = ring.Reader(0)

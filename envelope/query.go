@@ -120,6 +120,12 @@ type Query struct {
 	// last record that was there at the start.
 	Follow bool
 
+	// Shard, if not empty, names a group of readers that follow and split the
+	// sources of one selection between them: each source is read by one of them at
+	// a time, and goes over to another without loss or repeat when readers come
+	// and leave. Where to start is the first reader's choice.
+	Shard string
+
 	// ByTime merges the sources by timestamp: what is held at the start exactly;
 	// what arrives later as far as it is there when the reader asks, since
 	// waiting for more would delay everybody. Order within a source is order of

@@ -108,6 +108,18 @@ func (s *Store) Owns(id envelope.StreamID) bool {
 	return uint64(id)&^(1<<24-1) == s.life && uint64(id)&(1<<24-1) <= s.made
 }
 
+// Mark is a place between the rings made before and after: NewerThan tells them
+// apart. It looks like an id and a position, so that a cursor can hold it, and
+// the id is that of no ring.
+func (s *Store) Mark() (id envelope.StreamID, position uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return envelope.StreamID(s.life), s.made
+}
+
+// NewerThan reports whether r was made after the Mark of the given position.
+func (r *Ring) NewerThan(position uint64) bool { return uint64(r.id)&(1<<24-1) > position }
+
 // MaxRecord is the size in bytes of the largest record, framing included, that
 // this Store takes: envelope.MaxSize, or a quarter of a small budget.
 func (s *Store) MaxRecord() int {
