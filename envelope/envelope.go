@@ -21,8 +21,10 @@
 package envelope
 
 import (
+	"bytes"
 	"errors"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -314,28 +316,40 @@ func (e Envelope) Tags() iter.Seq2[[]byte, []byte] { return e.rawTags() }
 // Tag is one tag of an envelope.
 type Tag struct{ Key, Value []byte }
 
+// fewTags is up to how many tags are put in order by insertion: ordinary makers
+// send a handful, mostly sorted. An envelope may hold 200,000, for which that
+// would take minutes.
+const fewTags = 32
+
 // AppendTags appends the tags to dst, each key once, sorted by key bytewise.
 func (e Envelope) AppendTags(dst []Tag) []Tag {
 	start := len(dst)
-next:
 	for k, v := range e.rawTags() {
-		// Insertion sort: envelopes have a handful of tags, and makers that sort
-		// give them to us sorted.
 		i := len(dst)
-		for i > start {
-			prev := string(dst[i-1].Key)
-			if prev == string(k) {
+		if i-start < fewTags {
+			for i > start && string(dst[i-1].Key) > string(k) {
+				i--
+			}
+			if i > start && string(dst[i-1].Key) == string(k) {
 				dst[i-1].Value = v
-				continue next
+				continue
 			}
-			if prev < string(k) {
-				break
-			}
-			i--
 		}
 		dst = append(dst, Tag{})
 		copy(dst[i+1:], dst[i:])
 		dst[i] = Tag{k, v}
 	}
-	return dst
+	tags := dst[start:]
+	if len(tags) <= fewTags {
+		return dst
+	}
+	slices.SortStableFunc(tags, func(a, b Tag) int { return bytes.Compare(a.Key, b.Key) })
+	kept := 0
+	for i, t := range tags {
+		if i+1 == len(tags) || string(tags[i+1].Key) != string(t.Key) { // the last one given counts
+			tags[kept] = t
+			kept++
+		}
+	}
+	return dst[:start+kept]
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -222,6 +223,15 @@ func TestBuildersMakeValidText(t *testing.T) {
 			t.Errorf("%q is not UTF-8", e.AppendJSON(nil))
 		}
 	}
+}
+
+func TestManyTags(t *testing.T) {
+	f := Identity{SourceID: "a"}.Encode()
+	for i := range 4000 {
+		f = f.AppendTag(fmt.Sprint((i*7919)%2000), fmt.Sprint(i)) // each key twice, in no order
+	}
+	e, _, _ := Next(AppendLog(nil, f, 1, Out, nil))
+	compare(t, e[:len(e):len(e)], true)
 }
 
 func TestNoAllocations(t *testing.T) {

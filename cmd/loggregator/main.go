@@ -17,6 +17,7 @@ import (
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
@@ -106,9 +107,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	serving, failed := errgroup.WithContext(ctx)
 	peopleServer := daemon.HTTPServer(handler, log)
-	ops := daemon.Operators(metrics(router, server, handler, drains), func() error { return nil })
-	ops.Handle("GET /v1/drains", drainStatus(drains))
-	opsServer := daemon.HTTPServer(ops, log)
+	forOperators := ops.Handler(metrics(router, server, handler, drains), func() error { return nil })
+	forOperators.Handle("GET /v1/drains", drainStatus(drains))
+	opsServer := daemon.HTTPServer(forOperators, log)
 	if ingest != nil {
 		serving.Go(func() error { return ended(server.Serve(ingest)) })
 	}

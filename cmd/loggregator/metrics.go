@@ -7,7 +7,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/drain"
-	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
@@ -15,10 +15,10 @@ import (
 // metrics lists the figures of all parts. Drains are told apart by what they
 // follow, by their host, and by a number, as two may agree in all else; how many
 // there can be is the operator's choice.
-func metrics(router *loggregator.Router, server *transport.Server, handler *httpapi.Handler, drains *drain.Set) func(func(daemon.Metric)) {
-	return func(add func(daemon.Metric)) {
+func metrics(router *loggregator.Router, server *transport.Server, handler *httpapi.Handler, drains *drain.Set) func(func(ops.Metric)) {
+	return func(add func(ops.Metric)) {
 		figure := func(name, help string, value float64, labels ...string) {
-			add(daemon.Metric{Name: name, Help: help, Value: value, Labels: labels})
+			add(ops.Metric{Name: name, Help: help, Value: value, Labels: labels})
 		}
 		r := router.Stats()
 		const in = "Records that arrived at the rings, by what became of them."
@@ -65,7 +65,7 @@ func metrics(router *loggregator.Router, server *transport.Server, handler *http
 		for i, d := range drains.Status() {
 			labels := []string{"number", strconv.Itoa(i), "drain", d.URL, "source_id", d.SourceID, "app", d.App, "space", d.Space, "org", d.Org}
 			const of = "Records of a drain, by what became of them."
-			for outcome, n := range map[string]uint64{"delivered": d.Delivered, "missed": d.Missed, "filtered": d.Filtered} {
+			for outcome, n := range map[string]uint64{"delivered": d.Delivered, "missed": d.Missed, "filtered": d.Filtered, "refused": d.Refused} {
 				figure("drain_records_total", of, float64(n), append(labels, "outcome", outcome)...)
 			}
 			figure("drain_accepted_total", "Records that a drain was given.", float64(d.Accepted), labels...)
