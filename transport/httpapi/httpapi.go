@@ -11,7 +11,8 @@
 // any, recent gives everything held and tail starts now. wait=true waits for an
 // app that has not logged yet, in place of 404. order=time merges the apps by
 // timestamp and order=source does not, which is cheaper; the latter is what a
-// tail in protobuf does unless told.
+// tail in protobuf does unless told. Tails with the same shard=NAME split the
+// apps between them.
 //
 // The header Accept chooses the form: text/plain is lines that a person reads
 // (the default), application/x-ndjson one JSON object a line, application/

@@ -176,6 +176,7 @@ func TestRefusals(t *testing.T) {
 		{"no such format", open, "/v1/recent", "image/png", 406, "Accept takes text/plain"},
 		{"long address", open, "/v1/recent?app=" + strings.Repeat("x", MaxURL), "", 414, "256 KiB"},
 		{"parameter", open, "/v1/recent?lines=many", "", 400, `parameter lines takes a number from 1 to 1000000, not "many"`},
+		{"shard of a dump", open, "/v1/recent?shard=a", "", 400, "parameter shard is for /v1/tail"},
 		{"help", open, "/", "", 200, "curl 'http://example.com/v1/tail?app=NAME'"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -211,6 +212,7 @@ func TestQueries(t *testing.T) {
 		{"/v1/tail", "", envelope.Query{Follow: true, ByTime: true}},
 		{"/v1/tail?since=2013-04-05T20:14:58Z", "application/x-ndjson", envelope.Query{Follow: true, ByTime: true, Since: testTime.Truncate(time.Second)}},
 		{"/v1/tail?space=dev", "application/x-protobuf", envelope.Query{Follow: true, Select: []envelope.Selector{{Space: "dev"}}}},
+		{"/v1/tail?shard=readers", "", envelope.Query{Follow: true, ByTime: true, Shard: "readers"}},
 		{"/v1/tail?order=time", "application/x-protobuf", envelope.Query{Follow: true, ByTime: true}},
 	} {
 		func() {

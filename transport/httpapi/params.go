@@ -130,6 +130,8 @@ func (p *params) set(key, value string, all []string, record *envelope.Selector,
 			return bad("a cursor built from batches received before")
 		}
 		p.query.Cursor = c
+	case "shard":
+		p.query.Shard = value
 	case "order":
 		if value != "time" && value != "source" {
 			return bad("time or source")
@@ -142,7 +144,7 @@ func (p *params) set(key, value string, all []string, record *envelope.Selector,
 		}
 		p.wait = wait
 	default:
-		return fmt.Errorf("there is no parameter %q; there are app, space, org, source_id, stream, instance, source_type, kind, since, lines, cursor, order and wait", shorten(key))
+		return fmt.Errorf("there is no parameter %q; there are app, space, org, source_id, stream, instance, source_type, kind, since, lines, cursor, order, shard and wait", shorten(key))
 	}
 	return nil
 }

@@ -47,6 +47,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "%s", err)
 		return
 	}
+	tail := r.URL.Path == "/v1/tail"
+	if p.query.Shard != "" && !tail {
+		refuse(http.StatusBadRequest, "parameter shard is for /v1/tail")
+		return
+	}
 	if h.opt.Authorize != nil {
 		if err := h.opt.Authorize(r, p.query.Select); err != nil {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="loggregator"`)
@@ -54,7 +59,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	tail := r.URL.Path == "/v1/tail"
 	if unknown := h.unknown(&p, tail); unknown != "" {
 		refuse(http.StatusNotFound, "%s", unknown)
 		return
@@ -148,6 +152,7 @@ From where (one of them; else recent gives everything, tail starts now)
 
 Else
   order=time|source                merged by timestamp, or cheaper and app by app
+  shard=NAME                       tails of one name split the apps between them
   wait=true                        wait for an app that has not logged yet
   Accept: text/plain               lines to read (the default)
           application/x-ndjson     one JSON object a line
