@@ -162,11 +162,10 @@ func TestH02Batch(t *testing.T) {
 }
 
 func TestStatusTable(t *testing.T) {
-	const never = -1
 	for _, c := range []struct {
 		status     int
 		header     string        // Retry-After
-		first      int           // requests that are answered with status; never: after the first success
+		first      int           // requests that are answered with status
 		min, max   time.Duration // until all is delivered
 		refused    uint64
 		wantStates State
