@@ -284,6 +284,9 @@ func BenchmarkFollow(b *testing.B) {
 		writes++
 		return lines.Write(p)
 	}), io.Discard, "--app=web")
+	for r.Router.Stats().Readers == 0 {
+		time.Sleep(time.Millisecond)
+	}
 	batch := batchOf(100)
 	total := 1
 	b.ReportAllocs()
