@@ -95,7 +95,6 @@ func BenchmarkPublishReaders(b *testing.B) {
 				go func() {
 					q := envelope.Query{Select: []envelope.Selector{{SourceID: fmt.Sprint("other-", i)}}, Follow: true}
 					for range r.Batches(ctx, q) {
-						break
 					}
 				}()
 			}
