@@ -3,7 +3,6 @@ package loggregator
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -25,10 +24,6 @@ type Options struct {
 
 	// MaxAge after which a record may go: one hour if zero.
 	MaxAge time.Duration
-
-	// Logger gets a line when something happens that an operator should know;
-	// nothing per record. Nil discards.
-	Logger *slog.Logger
 }
 
 // Router keeps the recent records of every source and hands them to whoever
@@ -36,7 +31,6 @@ type Options struct {
 // goroutines.
 type Router struct {
 	store  *ringbuf.Store
-	log    *slog.Logger
 	maxAge time.Duration
 
 	// mu guards what is known of sources and subscriptions. Publishing holds it
@@ -85,7 +79,6 @@ func New(o *Options) *Router {
 	}
 	r := &Router{
 		store:   store,
-		log:     o.Logger,
 		maxAge:  maxAge,
 		sources: make(map[string]*source),
 		subs:    make(map[*subscription]struct{}),
@@ -94,9 +87,6 @@ func New(o *Options) *Router {
 		ending:  make(chan struct{}),
 		done:    make(chan struct{}),
 		gone:    make(chan struct{}),
-	}
-	if r.log == nil {
-		r.log = slog.New(slog.DiscardHandler)
 	}
 	r.late.wake = make(chan struct{}, 1)
 	r.wg.Go(r.housekeeping)

@@ -36,7 +36,7 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 	if err != nil {
 		return nil, err
 	}
-	router := loggregator.New(&loggregator.Options{Budget: set.budget, MaxAge: keep, Logger: log})
+	router := loggregator.New(&loggregator.Options{Budget: set.budget, MaxAge: keep})
 	s := &sender{
 		Emitter: emitter.New(router, id, nil),
 		router:  router,

@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	log := daemon.Logger(stderr)
 
-	router := loggregator.New(&loggregator.Options{Budget: c.budget, MaxAge: c.maxAge, Logger: log})
+	router := loggregator.New(&loggregator.Options{Budget: c.budget, MaxAge: c.maxAge})
 	defer router.Close()
 	server := transport.NewServer(router, &transport.ServerOptions{Logger: log})
 	defer server.Close()
