@@ -329,7 +329,7 @@ func (r *Router) Known(sel []envelope.Selector) bool {
 //
 // At the door, what came is Accepted, Repeated, or refused for one of the five
 // reasons. Of what was accepted, and the Marked lines that tell of Lost ones,
-// Evicted and Expired are gone and Held are there.
+// Evicted, Expired and Released are gone and Held are there.
 type Stats struct {
 	Accepted uint64 // copied into a ring
 	Repeated uint64 // had been accepted before; dropped
@@ -344,6 +344,8 @@ type Stats struct {
 
 	Evicted uint64 // given up for the budget
 	Expired uint64 // given up for their age
+
+	Released uint64 // given up by Release
 
 	Delivered uint64 // handed to readers, each reader counted
 	Missed    uint64 // told to readers as missed, each reader counted
@@ -367,7 +369,7 @@ func (r *Router) Stats() Stats {
 		Accepted: c.accepted.Load(), Repeated: c.repeated.Load(), Lost: c.lost.Load(), Marked: c.marked.Load(),
 		Malformed: c.malformed.Load(), TooLarge: c.tooLarge.Load(), BadSourceID: c.badSource.Load(),
 		MixedSource: c.mixed.Load(), NoRoom: c.noRoom.Load(),
-		Evicted: s.Evicted, Expired: s.Expired,
+		Evicted: s.Evicted, Expired: s.Expired, Released: s.Released,
 		Delivered: c.delivered.Load(), Missed: c.missed.Load(),
 		Held: s.Records, Bytes: s.Bytes, Used: s.Used, Budget: s.Budget, Sources: sources, Readers: readers,
 	}

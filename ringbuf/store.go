@@ -69,6 +69,8 @@ type Store struct {
 	expired uint64 // records given up for their age
 	held    uint64
 	bytes   int64
+
+	released uint64 // records given up by Ring.Release
 }
 
 // New makes an empty Store.
@@ -291,6 +293,8 @@ type Stats struct {
 	Rings   int
 	Evicted uint64 // records given up for the budget, ever
 	Expired uint64 // records given up for their age, ever
+
+	Released uint64 // records given up by Ring.Release, ever
 }
 
 // Stats returns the figures.
@@ -299,7 +303,7 @@ func (s *Store) Stats() Stats {
 	defer s.mu.Unlock()
 	return Stats{
 		Budget: s.budget, Used: s.used, Bytes: s.bytes, Records: s.held,
-		Rings: len(s.rings) - len(s.spare), Evicted: s.evicted, Expired: s.expired,
+		Rings: len(s.rings) - len(s.spare), Evicted: s.evicted, Expired: s.expired, Released: s.released,
 	}
 }
 
