@@ -34,6 +34,17 @@ type Batch struct {
 
 	// Missed records of the source were lost to this reader just before First.
 	Missed uint64
+	// Reason is why; of a batch without Missed, why numbers before First are
+	// missing, if that is known.
+	Reason Reason
+	// From is the number from which on whoever gives this batch answers for the
+	// stream: what is missing between it and First is in Missed, or told by a
+	// record, or went to another reader. Of what is missing before it, or if it is
+	// zero, the taker's own numbers tell.
+	From uint64
+	// Told of the numbers missing before First are told by the record just before
+	// this batch. It does not travel.
+	Told uint64
 	// Reset means that the reader's cursor belongs to another life of what it
 	// reads, and that how many records it lost by that cannot be known.
 	Reset bool
@@ -98,10 +109,12 @@ const (
 	fieldRing     = 105
 	fieldPosition = 106
 	fieldReset    = 107
+	fieldFrom     = 108
+	fieldReason   = 109
 )
 
 // MaxBatchHeader bounds what AppendHeader appends, in bytes.
-const MaxBatchHeader = 2*(2+8) + 4*(2+10) + 3
+const MaxBatchHeader = 2*(2+8) + 5*(2+10) + 2*(2+1)
 
 // AppendHeader appends the fields of the encoded EnvelopeBatch that stand before
 // the records: header and Records, written one after the other, are the message.
@@ -114,9 +127,15 @@ func (b Batch) AppendHeader(dst []byte) []byte {
 		if b.Next != b.First+uint64(b.Count) {
 			dst = appendNumber(dst, fieldNext, b.Next)
 		}
+		if b.From != 0 {
+			dst = appendNumber(dst, fieldFrom, b.From)
+		}
 	}
 	if b.Missed != 0 {
 		dst = appendNumber(dst, fieldMissed, b.Missed)
+	}
+	if b.Reason != 0 {
+		dst = appendNumber(dst, fieldReason, uint64(b.Reason))
 	}
 	if b.Ring != 0 && (b.Ring != b.Stream || b.Position != b.Next) {
 		dst = protowire.AppendTag(dst, fieldRing, protowire.Fixed64Type)
@@ -183,6 +202,12 @@ func ParseBatch(msg []byte) (Batch, error) {
 				b.Position, positionSet = x, true
 			case fieldReset:
 				b.Reset = x != 0
+			case fieldFrom:
+				b.From = x
+			case fieldReason:
+				if b.Reason = ReasonUnknown; uint32(x) < uint32(Reasons) { // a newer sender's is unknown here
+					b.Reason = Reason(x)
+				}
 			}
 		case protowire.Fixed64Type:
 			x := StreamID(binary.LittleEndian.Uint64(v))
@@ -216,7 +241,7 @@ func ParseBatch(msg []byte) (Batch, error) {
 		b.Position = b.Next
 	}
 	if b.Stream == 0 {
-		b.First, b.Next = 0, 0
+		b.First, b.Next, b.From = 0, 0, 0
 		if !ringSet {
 			b.Position = 0
 		}

@@ -262,9 +262,11 @@ func FuzzBatch(f *testing.F) {
 		{Records: record, Count: 1, Stream: 7, First: 5, Next: 6, Missed: 3, Ring: 7, Position: 6},
 		{Records: slices.Concat(record, record), Count: 2, Stream: 7, First: 5, Next: 9, Ring: 8, Position: 600, Reset: true},
 		{Stream: 9, First: 4, Next: 4, Missed: 1, Ring: 9, Position: 4},
+		{Stream: 9, First: 4, Next: 4, Missed: 1, From: 2, Reason: ReasonRate, Ring: 9, Position: 4},
 	} {
 		f.Add(append(b.AppendHeader(nil), b.Records...))
 	}
+	f.Add([]byte{0xe8, 0x06, 0x82, 0x80, 0x80, 0x80, 0x10}) // a reason above 32 bits
 	f.Add(slices.Concat(record, []byte{0xa9, 0x06, 1, 2, 3, 4, 5, 6, 7, 8}, record)) // fields between records
 	f.Add([]byte{0x8a, 0x00, 0x01, 0x08, 0x0a, 0x00})                                // a key longer than needed
 	f.Fuzz(func(t *testing.T, msg []byte) {
@@ -298,7 +300,10 @@ func FuzzBatch(f *testing.F) {
 		if n != len(want.Batch) || uint64(b.Stream) != want.Stream || b.Missed != want.Missed || b.Reset != want.Reset_ {
 			t.Fatalf("%+v, want %v", b, &want)
 		}
-		if b.Stream != 0 && b.First != want.First {
+		if b.Reason != Reason(want.Reason) && (b.Reason != 0 || want.Reason < uint32(Reasons)) {
+			t.Fatalf("%+v, want %v", b, &want)
+		}
+		if b.Stream != 0 && (b.First != want.First || b.From != want.From) {
 			t.Fatalf("%+v, want %v", b, &want)
 		}
 		again, err := ParseBatch(append(b.AppendHeader(nil), b.Records...))
