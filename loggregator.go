@@ -111,20 +111,25 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 	}
 	w := inbound{r: r, batch: b, missed: b.Missed}
 	number := b.First
-	for rest := b.Records; len(rest) > 0; number++ {
-		e, tail, err := envelope.Next(rest)
-		if err != nil {
-			r.counts.malformed.Add(1)
-			break
+	for rest := b.Records; len(rest) > 0; {
+		size, count := w.alike(rest, number)
+		if count == 0 {
+			e, tail, err := envelope.Next(rest)
+			if err != nil {
+				r.counts.malformed.Add(1)
+				break
+			}
+			size, count = len(rest)-len(tail), 1
+			route, err := e.Check(w.tags)
+			if err != nil {
+				r.refuse(err)
+				w.flush()
+			} else {
+				w.add(rest[:size], e, number, &route)
+			}
 		}
-		route, err := e.Check(w.expect(e))
-		if err != nil {
-			r.refuse(err)
-			w.flush()
-		} else {
-			w.add(rest[:len(rest)-len(tail)], number, &route)
-		}
-		rest = tail
+		number += uint64(count)
+		rest = rest[size:]
 	}
 	w.flush()
 	if w.missed > 0 { // nothing arrived that would say of which source they were
@@ -156,39 +161,63 @@ type inbound struct {
 	tags []byte  // that a record of it had, or is expected to have
 
 	group   *source // of the records gathered, as far as known
+	id      []byte  // their source id
 	records []byte
 	count   int
 	first   uint64
-	last    []byte // the last one of them
-	route   envelope.Route
+	fixed   envelope.Fixed // what the last of them says beside time and text; nil: not known
+	last    []byte         // the last one that was checked; nil: group knows what they say
+	route   envelope.Route // of that one
 }
 
-// expect returns the tags that e most likely has: those of the record before it,
-// if it is of the same source, or else of that source's last one.
-func (w *inbound) expect(e envelope.Envelope) []byte {
+// alike takes the records that say the same as the one before them, or as their
+// source is known to say: those need no check. If there are none, w knows then
+// what the next record most likely is.
+func (w *inbound) alike(rest []byte, number uint64) (size, count int) {
+	if size, count = w.fixed.Run(rest); count > 0 {
+		w.gather(rest[:size], count, number, w.id)
+		return size, count
+	}
+	e, _, _ := envelope.Next(rest)
 	id := e.PeekSourceID()
 	if w.src == nil || string(id) != w.src.id {
 		if w.src, w.tags = w.r.sources[string(id)], nil; w.src != nil {
 			w.tags = w.src.place.Load().tags
 		}
 	}
-	return w.tags
+	if w.src == nil {
+		return 0, 0
+	}
+	fixed := w.src.place.Load().fixed
+	if size, count = fixed.Run(rest); count > 0 && w.gather(rest[:size], count, number, id) {
+		w.fixed = fixed
+	}
+	return size, count
 }
 
-func (w *inbound) add(record []byte, number uint64, route *envelope.Route) {
+// add takes a record that passed the check.
+func (w *inbound) add(record []byte, e envelope.Envelope, number uint64, route *envelope.Route) {
 	w.tags = route.Tags
-	if w.count > 0 && string(w.route.SourceID) == string(route.SourceID) {
-		w.records = w.records[:len(w.records)+len(record)] // they lie next to each other
-		w.count++
-		w.last, w.route = record, *route
-		return
+	if w.gather(record, 1, number, route.SourceID) {
+		w.last, w.route, w.fixed = record, *route, envelope.FixedOf(e, route)
+	}
+}
+
+// gather puts records of one source to those before them. It reports false if
+// they are refused, and counted.
+func (w *inbound) gather(records []byte, count int, number uint64, id []byte) bool {
+	if w.count > 0 && string(w.id) == string(id) {
+		w.records = w.records[:len(w.records)+len(records)] // they lie next to each other
+		w.count += count
+		return true
 	}
 	w.flush()
-	if w.owner != nil && w.owner.id != string(route.SourceID) {
-		w.r.counts.mixed.Add(1)
-		return
+	if w.owner != nil && w.owner.id != string(id) {
+		w.r.counts.mixed.Add(uint64(count))
+		return false
 	}
-	w.group, w.records, w.count, w.first, w.last, w.route = w.src, record, 1, number, record, *route
+	w.group, w.id, w.records, w.count, w.first, w.last = w.src, id, records, count, number, nil
+	return true
 }
 
 // flush appends what was gathered.
@@ -196,9 +225,11 @@ func (w *inbound) flush() {
 	if w.count == 0 {
 		return
 	}
-	count := w.count
-	w.count = 0
-	src := w.r.sourceOf(w.group, &w.route, w.last)
+	count, src := w.count, w.group
+	w.count, w.fixed = 0, nil
+	if w.last != nil {
+		src = w.r.sourceOf(src, &w.route, w.last)
+	}
 	if src == nil {
 		w.r.counts.noRoom.Add(uint64(count))
 		return
@@ -263,10 +294,10 @@ func (r *Router) learn(id string, route *envelope.Route, record []byte) *source 
 		}
 		src.ring = ring
 		r.sources[id] = src
-		r.place(src, placeOf(place{}, record), route)
+		r.place(src, placeOf(place{}, record), route, record)
 		return src
 	}
-	r.place(src, placeOf(src.place.Load().place, record), route)
+	r.place(src, placeOf(src.place.Load().place, record), route, record)
 	return src
 }
 

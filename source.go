@@ -17,8 +17,9 @@ type source struct {
 	id    string
 	ring  *ringbuf.Ring
 	place atomic.Pointer[placed]
-	// unseen counts records whose tags were not seen like this before.
-	unseen atomic.Uint64
+	// unseen counts records whose tags were not seen like this before, checked
+	// those that were looked at at all.
+	unseen, checked atomic.Uint64
 
 	mu    sync.Mutex
 	feeds []*feed
@@ -36,8 +37,9 @@ type place struct {
 // placed is a place and encoded tags that say so.
 type placed struct {
 	place
-	tags  []byte    // those that were seen first
-	other [3][]byte // an application's parts have different tags
+	tags  []byte         // those that were seen first
+	other [3][]byte      // an application's parts have different tags
+	fixed envelope.Fixed // what a log says that needs no look; tags may be in it
 }
 
 // knows reports whether the record's tags say nothing new of the place. They are
@@ -46,15 +48,14 @@ type placed struct {
 // are encoders that write a map in another order each time.
 func (s *source) knows(route *envelope.Route, record []byte) bool {
 	p := s.place.Load()
-	if !route.Scattered {
-		if len(route.Tags) == 0 || bytes.Equal(route.Tags, p.tags) {
-			return true
+	if p.says(route) {
+		// An instance that went is not the one to be known by for ever.
+		if s.checked.Add(1)%1024 == 0 {
+			q := *p
+			q.fixed = fixedOf(route, record)
+			s.place.CompareAndSwap(p, &q)
 		}
-		for _, t := range p.other {
-			if bytes.Equal(route.Tags, t) {
-				return true
-			}
-		}
+		return true
 	}
 	if placeOf(p.place, record) != p.place {
 		return false
@@ -65,6 +66,29 @@ func (s *source) knows(route *envelope.Route, record []byte) bool {
 		s.place.CompareAndSwap(p, &q)
 	}
 	return true
+}
+
+// says reports whether the tags are some that were seen here before.
+func (p *placed) says(route *envelope.Route) bool {
+	if route.Scattered {
+		return false
+	}
+	if len(route.Tags) == 0 || bytes.Equal(route.Tags, p.tags) {
+		return true
+	}
+	for _, t := range p.other {
+		if bytes.Equal(route.Tags, t) {
+			return true
+		}
+	}
+	return false
+}
+
+// fixedOf is a copy of what a record says that was checked, if its like needs no
+// check.
+func fixedOf(route *envelope.Route, record []byte) envelope.Fixed {
+	e, _, _ := envelope.Next(record)
+	return bytes.Clone(envelope.FixedOf(e, route))
 }
 
 // placeOf reads a record's tags. What they don't say stays as it was in p: not
@@ -146,9 +170,15 @@ func (p *place) keys(id string) [9]key {
 
 // place notes where a source belongs. Readers it has left read up to here, and
 // those it has come to from here. The caller holds r.mu.
-func (r *Router) place(src *source, p place, route *envelope.Route) {
+func (r *Router) place(src *source, p place, route *envelope.Route, record []byte) {
 	was := src.place.Load()
-	src.place.Store(&placed{place: p, tags: bytes.Clone(route.Tags)})
+	now := &placed{place: p, fixed: fixedOf(route, record)}
+	if i := bytes.Index(now.fixed, route.Tags); i >= 0 {
+		now.tags = now.fixed[i : i+len(route.Tags) : i+len(route.Tags)]
+	} else {
+		now.tags = bytes.Clone(route.Tags)
+	}
+	src.place.Store(now)
 	if was != nil && was.place == p {
 		return
 	}
