@@ -58,6 +58,8 @@ type counts struct {
 	accepted, repeated, lost, marked      atomic.Uint64
 	malformed, tooLarge, badSource, mixed atomic.Uint64
 	noRoom, delivered, missed             atomic.Uint64
+
+	lostFor [envelope.Reasons]atomic.Uint64
 }
 
 // New makes a Router and starts one goroutine that gives up what is too old and
@@ -109,7 +111,7 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 	if r.closed {
 		return ErrClosed
 	}
-	w := inbound{r: r, batch: b, missed: b.Missed}
+	w := inbound{r: r, batch: b, missed: b.Missed, upTo: b.First}
 	number := b.First
 	for rest := b.Records; len(rest) > 0; {
 		size, count := w.alike(rest, number)
@@ -133,9 +135,15 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 	}
 	w.flush()
 	if w.missed > 0 { // nothing arrived that would say of which source they were
-		r.counts.lost.Add(w.missed)
+		r.lost(w.missed, b.Reason)
 	}
 	return nil
+}
+
+// lost counts records that never came.
+func (r *Router) lost(n uint64, why envelope.Reason) {
+	r.counts.lost.Add(n)
+	r.counts.lostFor[min(why, envelope.Reasons-1)].Add(n)
 }
 
 func (r *Router) refuse(err error) {
@@ -155,6 +163,7 @@ type inbound struct {
 	r      *Router
 	batch  envelope.Batch
 	missed uint64
+	upTo   uint64  // number after the last record that was appended
 	owner  *source // of the first records of a numbered batch
 
 	src  *source // of the record that was looked at last, as far as known
@@ -234,21 +243,33 @@ func (w *inbound) flush() {
 		w.r.counts.noRoom.Add(uint64(count))
 		return
 	}
-	b := envelope.Batch{Records: w.records, Count: count, Missed: w.missed}
+	b := envelope.Batch{Records: w.records, Count: count, Missed: w.missed, Reason: w.batch.Reason}
 	if w.batch.Stream != 0 {
 		w.owner = src
-		b.Stream, b.First, b.Next = w.batch.Stream, w.first, w.first+uint64(count)
+		b.Stream, b.First, b.Next, b.From = w.batch.Stream, w.first, w.first+uint64(count), w.batch.From
+		if refused := w.first - w.upTo; refused > 0 { // those just before
+			if b.Missed == 0 {
+				b.Reason = envelope.ReasonRefused
+			}
+			b.Missed += refused
+		}
+		w.upTo = b.Next
 	}
 	done := src.ring.Append(b, src)
-	w.missed = 0
+	w.missed, w.batch.Reason, w.batch.From = 0, 0, 0
 	c := &w.r.counts
 	c.accepted.Add(done.Accepted)
 	if done != (ringbuf.Appended{Accepted: done.Accepted}) {
 		c.repeated.Add(done.Repeated)
-		c.lost.Add(done.Lost)
 		c.noRoom.Add(done.Refused)
-		if done.Marked {
-			c.marked.Add(1)
+		c.marked.Add(done.Marked)
+		if done.Lost > 0 {
+			why := envelope.ReasonUnknown // of those that nobody spoke of
+			if b.Missed == 0 {
+				why = b.Reason
+			}
+			w.r.lost(done.Said, b.Reason)
+			w.r.lost(done.Lost-done.Said, why)
 		}
 	}
 	src.notify()
@@ -367,6 +388,8 @@ type Stats struct {
 	Lost     uint64 // never came, by their maker's numbers
 	Marked   uint64 // lines added that tell of Lost ones
 
+	LostFor [envelope.Reasons]uint64 // Lost, by envelope.Reason
+
 	Malformed   uint64 // refused: not an envelope
 	TooLarge    uint64 // refused: above envelope.MaxSize
 	BadSourceID uint64 // refused: source id missing, too long or unprintable
@@ -396,7 +419,12 @@ func (r *Router) Stats() Stats {
 	r.mu.RLock()
 	sources, readers := len(r.sources), len(r.subs)
 	r.mu.RUnlock()
+	var lostFor [envelope.Reasons]uint64
+	for why := range lostFor {
+		lostFor[why] = c.lostFor[why].Load()
+	}
 	return Stats{
+		LostFor:  lostFor,
 		Accepted: c.accepted.Load(), Repeated: c.repeated.Load(), Lost: c.lost.Load(), Marked: c.marked.Load(),
 		Malformed: c.malformed.Load(), TooLarge: c.tooLarge.Load(), BadSourceID: c.badSource.Load(),
 		MixedSource: c.mixed.Load(), NoRoom: c.noRoom.Load(),

@@ -121,7 +121,7 @@ func (s *subscription) surplus(ctx context.Context, feeds []*feed) uint64 {
 		at := f.at
 		buf := buffers.Get().(*[]byte)
 		for at.Position() < f.bound() && ctx.Err() == nil {
-			b, _ := at.Read(sized(buf, s.q.MaxBytes))
+			b := at.Read(sized(buf, s.q.MaxBytes))
 			if b.Count == 0 {
 				break
 			}
@@ -168,7 +168,7 @@ func (s *subscription) read(f *feed, buf []byte) (envelope.Batch, bool) {
 	if from >= f.bound() || f.gone {
 		return envelope.Batch{}, false
 	}
-	b, before := f.at.Read(buf)
+	b := f.at.Read(buf)
 	if b.Count == 0 {
 		return envelope.Batch{}, false
 	}
@@ -188,7 +188,7 @@ func (s *subscription) read(f *feed, buf []byte) (envelope.Batch, bool) {
 		f.at = f.src.ring.Reader(until)
 	}
 	if f.resumed != nil {
-		s.resume(f, &b, before)
+		s.resume(f, &b)
 	}
 	if f.skipBefore != 0 {
 		f.skipOld(&b)
@@ -219,8 +219,11 @@ func first(b envelope.Batch, n int) envelope.Batch {
 // with them.
 func after(b envelope.Batch, n int) envelope.Batch {
 	if n >= b.Count {
-		b.Records, b.First, b.Count = nil, b.Next, 0
+		b.Records, b.First, b.Count, b.Told = nil, b.Next, 0, 0
 		return b
+	}
+	if n > 0 {
+		b.Told = 0
 	}
 	for range n {
 		_, b.Records, _ = envelope.Next(b.Records)
@@ -232,7 +235,7 @@ func after(b envelope.Batch, n int) envelope.Batch {
 
 // resume leaves out what the cursor has seen, and counts what its reader has
 // lost with the ring it came from.
-func (s *subscription) resume(f *feed, b *envelope.Batch, told uint64) {
+func (s *subscription) resume(f *feed, b *envelope.Batch) {
 	next, known := s.q.Cursor.Streams[b.Stream]
 	if !known || f.resumed[b.Stream] {
 		return
@@ -245,7 +248,7 @@ func (s *subscription) resume(f *feed, b *envelope.Batch, told uint64) {
 		*b = after(*b, int(next-b.First))
 	case b.First > next:
 		// The record just before this batch may tell of a part of the gap.
-		b.Missed += b.First - next - min(told, b.First-next)
+		b.Missed += b.First - next - min(b.Told, b.First-next)
 	}
 	f.resumed[b.Stream] = true
 }

@@ -215,10 +215,10 @@ func (r *Router) forget(src *source) {
 }
 
 // MarkMissed makes the line that tells of records lost on the way here.
-func (s *source) MarkMissed(n uint64) []byte {
+func (s *source) MarkMissed(n uint64, why envelope.Reason) []byte {
 	fixed := envelope.Identity{SourceID: s.id}.Encode()
 	fixed = append(fixed, s.place.Load().tags...)
-	return envelope.AppendMissed(nil, fixed, time.Now().UnixNano(), n, "lost on the way to the server")
+	return envelope.AppendMissed(nil, fixed, time.Now().UnixNano(), n, why.String())
 }
 
 // manyFeeds is up to how many readers a writer wakes itself. It takes 50 ns for

@@ -266,7 +266,7 @@ func FuzzBatch(f *testing.F) {
 	} {
 		f.Add(append(b.AppendHeader(nil), b.Records...))
 	}
-	f.Add([]byte{0xe8, 0x06, 0x82, 0x80, 0x80, 0x80, 0x10}) // a reason above 32 bits
+	f.Add([]byte{0xe8, 0x06, 0x82, 0x80, 0x80, 0x80, 0x10})                          // a reason above 32 bits
 	f.Add(slices.Concat(record, []byte{0xa9, 0x06, 1, 2, 3, 4, 5, 6, 7, 8}, record)) // fields between records
 	f.Add([]byte{0x8a, 0x00, 0x01, 0x08, 0x0a, 0x00})                                // a key longer than needed
 	f.Fuzz(func(t *testing.T, msg []byte) {

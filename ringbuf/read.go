@@ -48,21 +48,22 @@ const copyBlocks = 64<<10>>blockBits + 2
 // read; what was missed is told with the next record that is there. Its records are in buf, or in memory of their own if they did not fit;
 // they are the caller's.
 //
-// before is how many records are missing before the first one that the record
-// read just before tells of (see Append); only the reader of a whole ring that
-// wants to compare numbers needs it.
+// Its From is where the ring's knowledge of that maker begins, and its Told how
+// many of the numbers missing before First the record read just before tells of
+// (see Append): only the reader of a whole ring that wants to compare numbers
+// needs them.
 //
 // The bytes are copied out while no lock is held; the blocks are only pinned.
 // Handing out the ring's own memory instead would save 25 ns per record and
 // reader, and let one that is stuck in a write hold on to the budget.
-func (at *Reader) Read(buf []byte) (b envelope.Batch, before uint64) {
+func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 	r, s := at.ring, at.ring.s
 	s.mu.Lock()
 	b.Ring = r.id
 	if max(at.next, r.first) == r.next || s.closed {
 		b.Position = at.next
 		s.mu.Unlock()
-		return b, 0
+		return b
 	}
 	contiguous := at.addr != 0
 	if at.next < r.first {
@@ -81,7 +82,7 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch, before uint64) {
 		endPosition, endAddr = r.runs[i+1].position, r.runs[i+1].addr
 	}
 	if contiguous && owner.position == at.next {
-		before = owner.told
+		b.Told = owner.told
 	}
 
 	// What fits: up to the last record that starts in a block in reach, which the
@@ -90,6 +91,9 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch, before uint64) {
 		endPosition, endAddr = r.lastStart(at.next, at.addr, at.addr+uint64(limit))
 	}
 	b.Stream, b.First = owner.stream, owner.number+(at.next-owner.position)
+	if b.From = 1; b.Stream != r.id {
+		b.From = r.origins[b.Stream].begin
+	}
 	b.Count = int(endPosition - at.next)
 	b.Next = b.First + uint64(b.Count)
 	b.Position = endPosition
@@ -132,7 +136,7 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch, before uint64) {
 		s.unpin(id)
 	}
 	s.mu.Unlock()
-	return b, before
+	return b
 }
 
 func (s *Store) unpin(id uint32) {

@@ -30,7 +30,7 @@ type Ring struct {
 
 	runs    []run // who numbered which records, oldest first
 	runs0   int   // runs[:runs0] are gone
-	origins map[envelope.StreamID]uint64
+	origins map[envelope.StreamID]origin
 
 	class           int // place in Store.sizes
 	prev, following *Ring
@@ -47,6 +47,10 @@ type run struct {
 	told     uint64 // records lost before it, of which the record before it tells
 }
 
+// origin is what a ring knows of a maker: the numbers of the first record that it
+// took, or was told of as lost, and of the one that comes next.
+type origin struct{ begin, next uint64 }
+
 // maxOrigins bounds how many makers of records a ring remembers, to recognise
 // what they repeat.
 const maxOrigins = 4096
@@ -54,7 +58,7 @@ const maxOrigins = 4096
 // Marker makes the record that tells readers of n records lost on the way to
 // this ring. It is called under the store's lock and must not call it.
 type Marker interface {
-	MarkMissed(n uint64) []byte
+	MarkMissed(n uint64, why envelope.Reason) []byte
 }
 
 // Appended is what became of a batch.
@@ -62,17 +66,19 @@ type Appended struct {
 	Accepted uint64 // records now in the ring
 	Repeated uint64 // records the ring had taken before, dropped
 	Refused  uint64 // records larger than MaxRecord, or for which there is no room; dropped
-	Lost     uint64 // records that never arrived, by the numbers of their maker
-	Marked   bool   // a record that tells of Lost was added
+	Lost     uint64 // records that never arrived: those that the batch said were missed, and by the numbers of their maker
+	Said     uint64 // of those, the ones that the batch said, for its Reason
+	Marked   uint64 // records added that tell of Lost
 }
 
 // ID names this life of the ring.
 func (r *Ring) ID() envelope.StreamID { return r.id }
 
 // Append copies the records of b in. Of a numbered batch, what has been taken
-// before is dropped, and a gap in the numbers is counted as Lost and told in the
-// ring by a record that mark makes (nil: not told). Append never waits for
-// readers.
+// before is dropped. What the batch says was missed just before it, and what is
+// missing by the numbers of its maker and not accounted for by whoever gives the
+// batch (see envelope.Batch.From), is counted as Lost, and told in the ring by
+// records that mark makes (nil: not told). Append never waits for readers.
 //
 // The records must be whole, as envelope.Of and envelope.ParseBatch make sure.
 func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
@@ -85,43 +91,42 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 		return done
 	}
 	records, number := b.Records, b.First
+	done.Said = b.Missed
+	gap := uint64(0) // missing by the numbers, and nobody said so
 	if b.Stream != 0 {
-		expected, known := r.origins[b.Stream]
-		if known && b.Next <= expected {
-			done.Repeated = uint64(b.Count)
-			return done
+		o, known := r.origins[b.Stream]
+		if known && b.Next <= o.next {
+			return Appended{Repeated: uint64(b.Count)}
 		}
 		switch {
-		case known && b.First < expected:
+		case !known:
+			o.begin = b.First - min(b.First, b.Missed)
+		case b.First < o.next:
 			// Numbers left out by a query cannot be told apart here; links carry
 			// whole streams.
-			for number < expected && len(records) > 0 {
+			for number < o.next && len(records) > 0 {
 				records = records[recordSize(records):]
 				number++
 				done.Repeated++
 			}
-			number = expected
-		case known:
-			done.Lost = b.First - expected
-		default:
-			done.Lost = b.Missed
+			number = o.next
+			done.Said = 0 // said when the first of them came
+		case b.From != 0:
+			gap = max(min(b.From, b.First), o.next) - o.next
+		default: // what was missed may be the gap, or another maker's
+			gap = b.First - o.next - min(b.First-o.next, b.Missed)
 		}
-		r.noteOrigin(b.Stream, b.Next, known)
-	} else {
-		done.Lost = b.Missed
+		o.next = b.Next
+		r.noteOrigin(b.Stream, o, known)
 	}
-	if done.Lost > 0 && mark != nil {
-		if record := mark.MarkMissed(done.Lost); record != nil {
-			r.startRun(r.id, r.local, 0)
-			if _, n := r.put(record, now); n > 0 {
-				r.local++
-				done.Marked = true
-			}
-		}
-	}
+	done.Lost = done.Said + gap
 	told := uint64(0)
-	if done.Marked {
-		told = done.Lost
+	if done.Lost > 0 && mark != nil {
+		why := envelope.ReasonUnknown
+		if b.Missed == 0 {
+			why = b.Reason
+		}
+		told = r.tell(done.Said, b.Reason, mark, now, &done) + r.tell(gap, why, mark, now, &done)
 	}
 	for len(records) > 0 {
 		if b.Stream != 0 {
@@ -148,9 +153,27 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	return done
 }
 
-func (r *Ring) noteOrigin(stream envelope.StreamID, next uint64, known bool) {
+// tell adds the record that tells of n lost ones, and returns n if it could.
+func (r *Ring) tell(n uint64, why envelope.Reason, mark Marker, now int64, done *Appended) uint64 {
+	if n == 0 {
+		return 0
+	}
+	record := mark.MarkMissed(n, why)
+	if record == nil {
+		return 0
+	}
+	r.startRun(r.id, r.local, 0)
+	if _, added := r.put(record, now); added == 0 {
+		return 0
+	}
+	r.local++
+	done.Marked++
+	return n
+}
+
+func (r *Ring) noteOrigin(stream envelope.StreamID, o origin, known bool) {
 	if r.origins == nil {
-		r.origins = make(map[envelope.StreamID]uint64, 1)
+		r.origins = make(map[envelope.StreamID]origin, 1)
 	}
 	if !known {
 		if len(r.origins) >= maxOrigins {
@@ -162,7 +185,7 @@ func (r *Ring) noteOrigin(stream envelope.StreamID, next uint64, known bool) {
 		}
 		r.s.used += originCost
 	}
-	r.origins[stream] = next
+	r.origins[stream] = o
 }
 
 // startRun makes the next record number of stream, unless it is so already.

@@ -39,8 +39,8 @@ type modelReader struct {
 
 type markRecord struct{}
 
-func (m markRecord) MarkMissed(n uint64) []byte {
-	return envelope.AppendRecord(nil, binary.AppendUvarint([]byte{0x08}, n))
+func (m markRecord) MarkMissed(n uint64, why envelope.Reason) []byte {
+	return envelope.AppendRecord(nil, binary.AppendUvarint([]byte{0x08}, n*uint64(envelope.Reasons)+uint64(why)))
 }
 
 // record makes a record of about size bytes whose content is its own.
@@ -91,7 +91,7 @@ func simulate(t *testing.T, seed uint64) {
 	var rings []*modelRing
 	var readers []*modelReader
 	check := func(r *modelReader, size int) {
-		b, _ := r.at.Read(make([]byte, 0, size))
+		b := r.at.Read(make([]byte, 0, size))
 		r.missed += b.Missed
 		at := r.start + r.read + r.missed
 		if b.Position != at+uint64(b.Count) && b.Count > 0 {
@@ -202,11 +202,11 @@ func appendSome(t *testing.T, rng *rand.Rand, s *Store, r *modelRing) {
 		r.origins[b.Stream] = max(b.Next, expected)
 	}
 	done := r.ring.Append(b, markRecord{})
-	if done.Repeated != skip || done.Lost != lost || done.Marked != (lost > 0) {
+	if done.Repeated != skip || done.Lost != lost || (done.Marked > 0) != (lost > 0) {
 		t.Fatalf("append: %+v, want %d repeated, %d lost", done, skip, lost)
 	}
-	if done.Marked {
-		r.records = append(r.records, modelRecord{r.ring.id, r.local, markRecord{}.MarkMissed(lost)})
+	if done.Marked > 0 {
+		r.records = append(r.records, modelRecord{r.ring.id, r.local, markRecord{}.MarkMissed(lost, 0)})
 		r.local++
 	}
 	refused := uint64(0)
