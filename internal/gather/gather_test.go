@@ -1,0 +1,82 @@
+package gather
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+func add(b *Batches, source string, size int) {
+	g := b.Group(source)
+	g.Records = envelope.AppendLog(g.Records, envelope.Identity{SourceID: source}.Encode(), 1, envelope.Out, make([]byte, size))
+	g.Count++
+}
+
+// TestFlush: each source's records come in one batch, in order, and what the
+// Writer does not take is told: gathered = taken + lost.
+func TestFlush(t *testing.T) {
+	var got []string
+	refuse := ""
+	b := New(envelope.WriterFunc(func(_ context.Context, b envelope.Batch) error {
+		var source string
+		n := 0
+		for e, err := range b.All() {
+			if err != nil {
+				t.Error(err)
+			}
+			r, _ := e.Route()
+			if source = string(r.SourceID); source == refuse {
+				return errors.New("no")
+			}
+			n++
+		}
+		if n != b.Count {
+			t.Errorf("%d records, Count %d", n, b.Count)
+		}
+		got = append(got, fmt.Sprint(source, n, b.Missed))
+		return nil
+	}))
+	for range 3 { // memory is used again
+		got, refuse = nil, ""
+		for i := range 300 {
+			add(b, fmt.Sprint("s", i%100), 10)
+		}
+		b.Group("s7").Missed = 5
+		taken, lost, err := b.Flush(t.Context())
+		if taken != 300 || lost != 0 || err != nil || len(got) != 100 || got[0] != "s03 0" || got[7] != "s73 5" {
+			t.Fatalf("taken %d lost %d %v, %q", taken, lost, err, got)
+		}
+		if b.Size() != 0 || len(b.groups) > keepGroups || len(b.by) != 0 {
+			t.Fatalf("%d bytes, %d groups, %d names left", b.Size(), len(b.groups), len(b.by))
+		}
+		refuse = "b"
+		add(b, "a", 10)
+		add(b, "b", keep+1)
+		add(b, "b", 10)
+		if taken, lost, err := b.Flush(t.Context()); taken != 1 || lost != 2 || err == nil {
+			t.Fatalf("taken %d lost %d %v", taken, lost, err)
+		}
+		if n := cap(b.groups[1].Records); n > keep {
+			t.Errorf("holds on to %d bytes", n)
+		}
+	}
+}
+
+func TestAllocs(t *testing.T) {
+	b := New(envelope.WriterFunc(func(context.Context, envelope.Batch) error { return nil }))
+	fixed := envelope.Identity{SourceID: "s"}.Encode()
+	line := make([]byte, 100)
+	if n := testing.AllocsPerRun(100, func() {
+		for _, s := range []string{"a", "b", "a"} {
+			g := b.Group(s)
+			g.Records = envelope.AppendLog(g.Records, fixed, 1, envelope.Out, line)
+			g.Count++
+		}
+		b.Flush(t.Context())
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
