@@ -187,8 +187,8 @@ func (s *subscription) wants(src *source) bool {
 	return false
 }
 
-// newFeed makes a feed of src, or nil if no selector describes it. Its reader is
-// not set.
+// newFeed makes a feed of src, or nil if no selector describes it or the query
+// leaves it out. Its reader is not set.
 func (s *subscription) newFeed(src *source) *feed {
 	f := &feed{sub: s, src: src, limit: math.MaxUint64}
 	f.until.Store(math.MaxUint64)
@@ -205,7 +205,7 @@ func (s *subscription) newFeed(src *source) *feed {
 		}
 		f.filter = append(f.filter, *sel)
 	}
-	if !wanted {
+	if !wanted || s.q.Where != nil && !s.q.Where(src.id, src.ring.ID()) {
 		return nil
 	}
 	if whole {

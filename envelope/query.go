@@ -126,6 +126,12 @@ type Query struct {
 	// and leave. Where to start is the first reader's choice.
 	Shard string
 
+	// Where, if not nil, is asked of each source that the selection describes, and
+	// of each that appears while following: those for which it is false are left
+	// out of this sequence. It may be asked again of the same source, and must
+	// answer the same, at once, and without use of the Source.
+	Where func(sourceID string, ring StreamID) bool
+
 	// ByTime merges the sources by timestamp: what is held at the start exactly;
 	// what arrives later as far as it is there when the reader asks, since
 	// waiting for more would delay everybody. Order within a source is order of
