@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// Full is how many bytes of records are gathered at most before they should
+	// Full is from how many bytes of records of one source on everything should
 	// be flushed. Records grow by what is said of each: many empty lines would be
 	// a hundred times their size.
 	Full = 256 << 10
@@ -58,15 +58,6 @@ func (b *Batches) Group(source string) *Group {
 	}
 	b.last = g
 	return g
-}
-
-// Size is how many bytes of records are gathered.
-func (b *Batches) Size() int {
-	n := 0
-	for _, g := range b.groups[:b.used] {
-		n += len(g.Records)
-	}
-	return n
 }
 
 // Flush hands over what is gathered, a batch per source, in the order in which

@@ -49,8 +49,8 @@ func TestFlush(t *testing.T) {
 		if taken != 300 || lost != 0 || err != nil || len(got) != 100 || got[0] != "s03 0" || got[7] != "s73 5" {
 			t.Fatalf("taken %d lost %d %v, %q", taken, lost, err, got)
 		}
-		if b.Size() != 0 || len(b.groups) > keepGroups || len(b.by) != 0 {
-			t.Fatalf("%d bytes, %d groups, %d names left", b.Size(), len(b.groups), len(b.by))
+		if b.used != 0 || len(b.groups) > keepGroups || len(b.by) != 0 {
+			t.Fatalf("%d in use, %d groups, %d names left", b.used, len(b.groups), len(b.by))
 		}
 		refuse = "b"
 		add(b, "a", 10)
@@ -78,5 +78,19 @@ func TestAllocs(t *testing.T) {
 		b.Flush(t.Context())
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestCache(t *testing.T) {
+	c := NewCache[string, int](3)
+	for i, k := range []string{"a", "b", "c", "a"} {
+		c.Put(k, i)
+		if v, ok := c.Get(k); !ok || v != i {
+			t.Errorf("%s = %d, %v", k, v, ok)
+		}
+	}
+	c.Put("d", 4)
+	if v, ok := c.Get("d"); !ok || v != 4 || len(c.by) > 3 {
+		t.Errorf("d = %d, %v of %d", v, ok, len(c.by))
 	}
 }

@@ -1,0 +1,178 @@
+package syslogmsg
+
+import (
+	"maps"
+	"slices"
+	"unicode/utf8"
+	"unsafe"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// The tags of a message, named as other collectors name them. An element
+// [id name="value"] is a tag id.name, or just id where it has no parameters.
+const (
+	TagSeverity = "severity" // a keyword: emerg, alert, crit, err, warning, notice, info, debug
+	TagFacility = "facility" // a keyword: kern, user, …, local7
+	TagHostname = "hostname"
+	TagAppName  = "appname"
+	TagProcID   = "procid"
+	TagMsgID    = "msgid"
+)
+
+// Limits of what becomes a tag. Longer values are cut, further parameters are
+// left out.
+const (
+	MaxParams = 32   // of all elements of a message
+	MaxName   = 128  // bytes of a tag's name
+	MaxValue  = 1024 // bytes of a parameter's value
+	MaxField  = 256  // bytes of a host, a program, a process id, a message id
+)
+
+// ours is the element in which drains of Loggregator send tags. They get their
+// own names back.
+const ours = "tags@47450"
+
+// Identity is what records of one origin have in common, encoded.
+type Identity struct {
+	Source string
+	before envelope.Fixed // loses to what a message says of itself
+	after  envelope.Fixed // wins
+}
+
+// NewIdentity encodes an Identity: of id's tags, those in defaults yield to what
+// a message says of itself, those in id do not. It is nil without a source id.
+func NewIdentity(id envelope.Identity, defaults map[string]string) *Identity {
+	source := SourceID(id.SourceID)
+	if source == "" {
+		return nil
+	}
+	var after envelope.Fixed
+	for _, k := range slices.Sorted(maps.Keys(id.Tags)) {
+		after = after.AppendTag(k, id.Tags[k])
+	}
+	id.SourceID, id.Tags = source, defaults
+	return &Identity{Source: source, before: id.Encode(), after: after}
+}
+
+// SourceID makes a source id that a router takes of what may be none: printable,
+// and not longer than envelope.MaxSourceID.
+func SourceID(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c < ' ' || c == 0x7f {
+			b[i] = '_'
+		}
+	}
+	return string(Cut(b, envelope.MaxSourceID))
+}
+
+// Cut is b, or as much of it as fits into limit bytes without tearing a
+// character.
+func Cut(b []byte, limit int) []byte {
+	if len(b) <= limit {
+		return b
+	}
+	return b[:CutAt(b, limit)]
+}
+
+// CutAt is where to cut b, which is longer than limit: there, or up to three
+// bytes before, where a character of UTF-8 would be torn.
+func CutAt(b []byte, limit int) int {
+	for n := limit; n > 0 && n > limit-utf8.UTFMax; n-- {
+		if utf8.RuneStart(b[n]) {
+			return n
+		}
+	}
+	return limit
+}
+
+// Composer makes what stands before a record's text out of an Identity and a
+// message. Neighbours are mostly alike but for their time and text; then this
+// costs a few comparisons. It is for one goroutine.
+type Composer struct {
+	// Bounded is how many messages said more in their tags than the limits allow.
+	Bounded uint64
+
+	valid         bool
+	id            *Identity
+	priority      [3]byte
+	procID, msgID []byte
+	structured    []byte
+	fixed         envelope.Fixed
+	cut           bool
+	name, value   []byte // scratch
+}
+
+// Compose is valid until the next call.
+func (c *Composer) Compose(id *Identity, m *Message) envelope.Fixed {
+	priority := [3]byte{0, m.Facility, m.Severity}
+	if m.HasPriority {
+		priority[0] = 1
+	}
+	if !c.valid || c.id != id || c.priority != priority ||
+		string(c.procID) != string(m.ProcID) || string(c.msgID) != string(m.MsgID) || string(c.structured) != string(m.Structured) {
+		c.id, c.priority = id, priority
+		c.procID = append(c.procID[:0], m.ProcID...)
+		c.msgID = append(c.msgID[:0], m.MsgID...)
+		c.structured = append(c.structured[:0], m.Structured...)
+		c.compose(m)
+		c.valid = cap(c.structured)+cap(c.procID)+cap(c.msgID) <= 16<<10
+		if !c.valid {
+			c.structured, c.procID, c.msgID = nil, nil, nil
+		}
+	}
+	if c.cut {
+		c.Bounded++
+	}
+	return c.fixed
+}
+
+func (c *Composer) compose(m *Message) {
+	c.cut = false
+	f := append(c.fixed[:0], c.id.before...)
+	if m.HasPriority {
+		f = f.AppendTag(TagSeverity, SeverityName(m.Severity))
+		f = f.AppendTag(TagFacility, FacilityName(m.Facility))
+	}
+	if m.ProcID != nil {
+		f = f.AppendTag(TagProcID, View(c.bound(m.ProcID, MaxField)))
+	}
+	if m.MsgID != nil {
+		f = f.AppendTag(TagMsgID, View(c.bound(m.MsgID, MaxField)))
+	}
+	n := 0
+	for p := m.Params(); p.Next(); n++ {
+		if n == MaxParams {
+			c.cut = true
+			break
+		}
+		c.name = c.name[:0]
+		switch {
+		case p.Name == nil:
+			c.name = append(c.name, p.ID...)
+		case string(p.ID) == ours:
+			c.name = append(c.name, p.Name...)
+		default:
+			c.name = append(append(append(c.name, p.ID...), '.'), p.Name...)
+		}
+		value := p.Value
+		if p.Escaped {
+			c.value = AppendUnescaped(c.value[:0], c.bound(value, 2*MaxValue))
+			value = c.value
+		}
+		f = f.AppendTag(View(c.bound(c.name, MaxName)), View(c.bound(value, MaxValue)))
+	}
+	c.fixed = append(f, c.id.after...)
+}
+
+func (c *Composer) bound(b []byte, limit int) []byte {
+	if len(b) > limit {
+		c.cut = true
+		return Cut(b, limit)
+	}
+	return b
+}
+
+// View is b as a string without a copy, for functions that only read it.
+func View(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
