@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/httpclient"
 )
 
 const (
@@ -145,7 +146,7 @@ func (f *follower) session(ctx context.Context) error {
 func (f *follower) dial(ctx context.Context, onPing func()) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, resp, err := websocket.Dial(ctx, f.url("tail", f.start()), &websocket.DialOptions{
+	conn, resp, err := websocket.Dial(ctx, f.logs.URL("tail", f.params(f.start())), &websocket.DialOptions{
 		HTTPClient: &f.client,
 		HTTPHeader: f.header(),
 		OnPingReceived: func(context.Context, []byte) bool {
@@ -155,14 +156,14 @@ func (f *follower) dial(ctx context.Context, onPing func()) (*websocket.Conn, er
 	})
 	switch {
 	case err == nil:
-		conn.SetReadLimit(maxMessage)
+		conn.SetReadLimit(httpclient.MaxMessage)
 		return conn, nil
 	case resp == nil:
-		return nil, &lostError{f.unreachable(err)}
+		return nil, &lostError{f.unreachable(httpclient.Unreachable(err))}
 	case resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusTooManyRequests:
-		return nil, &lostError{f.refused(resp)}
+		return nil, &lostError{f.refused(httpclient.Refused(resp))}
 	}
-	return nil, f.refused(resp)
+	return nil, f.refused(httpclient.Refused(resp))
 }
 
 // readAll is io.ReadAll into memory that is there.

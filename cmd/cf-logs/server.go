@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -15,35 +11,30 @@ import (
 	"syscall"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/httpclient"
 )
-
-// maxMessage bounds one batch from the server, in bytes.
-const maxMessage = 8 << 20
 
 // server is whom to ask, and for what.
 type server struct {
 	opt        *options
 	what, name string // app, space or org
-	base       *url.URL
 	token      string
 	client     http.Client
+	logs       *httpclient.Client
 }
 
-func (s *server) setTarget(target string) error {
-	u, err := url.Parse(target)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+func (s *server) setTarget(target string) (err error) {
+	if s.logs, err = httpclient.New(target, &httpclient.Options{HTTP: &s.client, Header: s.header()}); err != nil {
 		return errors.New("--target takes an address like http://127.0.0.1:8080")
 	}
-	s.base = u
 	return nil
 }
 
 // String is the address without what may be secret in it.
-func (s *server) String() string { return s.base.Scheme + "://" + s.base.Host }
+func (s *server) String() string { return s.logs.String() }
 
-// url is the address of an endpoint, with what the flags ask for and where to
-// begin.
-func (s *server) url(endpoint string, start url.Values) string {
+// params is what the flags ask for, and where to begin.
+func (s *server) params(start url.Values) url.Values {
 	q := url.Values{s.what: {s.name}, "kind": {"log"}}
 	if s.opt.several() {
 		q.Set("order", "time")
@@ -60,9 +51,7 @@ func (s *server) url(endpoint string, start url.Values) string {
 	for k, v := range start {
 		q[k] = v
 	}
-	u := s.base.JoinPath("v1", endpoint)
-	u.RawQuery = q.Encode()
-	return u.String()
+	return q
 }
 
 // start is where the flags let the logs begin.
@@ -88,55 +77,20 @@ func (s *server) header() http.Header {
 
 // dump prints what is held.
 func (s *server) dump(ctx context.Context, print func(envelope.Batch) error) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url("recent", s.start()), nil)
-	if err != nil {
-		return err
+	err := s.logs.Stream(ctx, "recent", s.params(s.start()), nil, print)
+	if answer, ok := errors.AsType[*httpclient.AnswerError](err); ok {
+		return s.refused(answer)
 	}
-	req.Header = s.header()
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return s.unreachable(err)
+	if broken, ok := errors.AsType[*httpclient.UnreachableError](err); ok {
+		return s.unreachable(broken)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return s.refused(resp)
+	if _, ok := errors.AsType[*httpclient.BrokenError](err); ok {
+		return fmt.Errorf("the connection to %s broke before the end", s)
 	}
-	if resp.Header.Get("Content-Type") != "application/x-protobuf" {
+	if errors.Is(err, httpclient.ErrForeign) {
 		return s.foreign()
 	}
-	r := bufio.NewReaderSize(resp.Body, 64<<10)
-	var message []byte
-	for {
-		n, err := binary.ReadUvarint(r)
-		if err == io.EOF {
-			return nil
-		}
-		if err == nil && n > maxMessage {
-			return s.foreign()
-		}
-		if err == nil {
-			message = grow(message, int(n))
-			_, err = io.ReadFull(r, message)
-		}
-		if err != nil {
-			return fmt.Errorf("the connection to %s broke before the end", s)
-		}
-		b, err := envelope.ParseBatch(message)
-		if err != nil {
-			return s.foreign()
-		}
-		if err := print(b); err != nil {
-			return err
-		}
-	}
-}
-
-// grow returns a slice of n bytes, b's memory if that is enough.
-func grow(b []byte, n int) []byte {
-	if cap(b) < n {
-		return make([]byte, n, n+n/4)
-	}
-	return b[:n]
+	return err
 }
 
 // refusal is an answer of the server other than logs.
@@ -147,14 +101,10 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.sentence }
 
-// refused reads the server's reason.
-func (s *server) refused(resp *http.Response) error {
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-	reason, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
-		reason = "" // a page of something else
-	}
-	e := &refusal{status: resp.StatusCode}
+// refused puts an answer other than logs into a sentence.
+func (s *server) refused(answer *httpclient.AnswerError) error {
+	reason := answer.Reason
+	e := &refusal{status: answer.Status}
 	switch {
 	case e.status == http.StatusUnauthorized || e.status == http.StatusForbidden:
 		e.sentence = fmt.Sprintf("%s refused the token: log in with cf login", s)
@@ -169,26 +119,19 @@ func (s *server) refused(resp *http.Response) error {
 	case reason != "":
 		e.sentence = fmt.Sprintf("%s: %s", s, reason)
 	default:
-		e.sentence = fmt.Sprintf("%s answered %q: is it a Loggregator server?", s, resp.Status)
+		e.sentence = fmt.Sprintf("%s answered %q: is it a Loggregator server?", s, answer.Text)
 	}
 	return e
 }
 
 func (s *server) foreign() error {
-	return &refusal{sentence: fmt.Sprintf("%s sent what is no batch of logs: is it a Loggregator server?", s)}
+	return &refusal{sentence: fmt.Sprintf("%s %v", s, httpclient.ErrForeign)}
 }
 
-// unreachable puts the error of a failed request into a sentence, without the
-// address that net/http puts into its own.
-func (s *server) unreachable(err error) error {
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		err = op.Err
-	}
+// unreachable puts the error of a request without an answer into a sentence.
+func (s *server) unreachable(err *httpclient.UnreachableError) error {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return fmt.Errorf("cannot reach %s: connection refused; is the server running, is --target right?", s)
 	}
-	return fmt.Errorf("cannot reach %s: %w", s, err)
+	return fmt.Errorf("cannot reach %s: %w", s, err.Err)
 }

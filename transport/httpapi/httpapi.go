@@ -21,7 +21,8 @@
 // written straight from the memory of the ring. Their fields above 100 carry the
 // numbers from which a client builds its cursor (envelope.ParseBatch and
 // envelope.Cursor.Advance do), to be handed back as cursor= after a cut: then no
-// record is repeated, and what was lost is counted.
+// record is repeated, and what was lost is counted. A cursor that is too long for
+// an address can be sent in the body of a POST, as a form.
 //
 // # Delivery
 //

@@ -194,9 +194,40 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	w := httptest.NewRecorder()
-	open.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/tail", nil))
-	if w.Code != 405 || w.Header().Get("Allow") != "GET" {
-		t.Errorf("POST: %d", w.Code)
+	open.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/v1/tail", nil))
+	if w.Code != 405 || w.Header().Get("Allow") != "GET, POST" {
+		t.Errorf("PUT: %d", w.Code)
+	}
+	for _, tt := range []struct {
+		kind, form string
+		status     int
+	}{
+		{"text/plain", "lines=1", 415},
+		{"application/x-www-form-urlencoded", "lines=1&x=" + strings.Repeat("x", maxForm), 413},
+		{"application/x-www-form-urlencoded", "no=1", 400},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/v1/recent", strings.NewReader(tt.form))
+		r.Header.Set("Content-Type", tt.kind)
+		w := httptest.NewRecorder()
+		if open.ServeHTTP(w, r); w.Code != tt.status {
+			t.Errorf("POST of %.20s: %d, want %d", tt.form, w.Code, tt.status)
+		}
+	}
+}
+
+// A cursor of a hundred thousand places goes into the body.
+func TestCursorInABody(t *testing.T) {
+	var c envelope.Cursor
+	for i := range uint64(envelope.MaxCursor) {
+		c.Advance(envelope.Batch{Ring: envelope.StreamID(i + 1), Position: 1 << 40})
+	}
+	src := &script{}
+	r := httptest.NewRequest(http.MethodPost, "/v1/recent?order=source", strings.NewReader("cursor="+c.String()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	New(src, nil).ServeHTTP(w, r)
+	if w.Code != 200 || len(src.query.Cursor.Rings) != envelope.MaxCursor {
+		t.Errorf("%d, %d places", w.Code, len(src.query.Cursor.Rings))
 	}
 }
 

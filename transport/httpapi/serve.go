@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -23,9 +25,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotFound, "there is no such page; GET / names those that there are")
 		return
 	}
-	if r.Method != http.MethodGet {
-		w.Header().Set("Allow", http.MethodGet)
-		refuse(http.StatusMethodNotAllowed, "this page takes GET only")
+	if r.Method != http.MethodGet && (r.Method != http.MethodPost || r.URL.Path == "/") {
+		if w.Header().Set("Allow", "GET, POST"); r.URL.Path == "/" {
+			w.Header().Set("Allow", "GET")
+		}
+		refuse(http.StatusMethodNotAllowed, "this page takes GET, or its parameters by POST")
 		return
 	}
 	if r.URL.Path == "/" {
@@ -42,7 +46,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotAcceptable, "Accept takes text/plain, application/x-ndjson or application/x-protobuf")
 		return
 	}
-	p, err := parseParams(r.URL.RawQuery, time.Now())
+	query := r.URL.RawQuery
+	if r.Method == http.MethodPost {
+		form, status, err := readForm(w, r)
+		if err != nil {
+			refuse(status, "%s", err)
+			return
+		}
+		query += "&" + form
+	}
+	p, err := parseParams(query, time.Now())
 	if err != nil {
 		refuse(http.StatusBadRequest, "%s", err)
 		return
@@ -88,6 +101,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		h.serveStream(w, r, rd, q, f, p.many)
 	}
+}
+
+// maxForm bounds the parameters of a POST, in bytes. A cursor of
+// envelope.MaxCursor places fits.
+const maxForm = 4 << 20
+
+// readForm reads parameters that are too long for an address.
+func readForm(w http.ResponseWriter, r *http.Request) (form string, status int, err error) {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/x-www-form-urlencoded" {
+		return "", http.StatusUnsupportedMediaType, errors.New("a POST holds parameters as application/x-www-form-urlencoded")
+	}
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(30 * time.Second))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return "", http.StatusRequestEntityTooLarge, fmt.Errorf("the parameters are longer than %d MiB", maxForm>>20)
+	}
+	if err != nil {
+		return "", http.StatusBadRequest, errors.New("the request broke off")
+	}
+	return string(body), 0, nil
 }
 
 // unknown is the sentence for a request that asks for what is not here, or empty.
