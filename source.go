@@ -63,7 +63,9 @@ func (s *source) knows(route *envelope.Route, record []byte) bool {
 	if n := s.unseen.Add(1) - 1; !route.Scattered && (n < 3 || n%64 == 0) {
 		q := *p
 		q.other[(n+n/64)%3] = bytes.Clone(route.Tags)
-		s.place.CompareAndSwap(p, &q)
+		if s.place.CompareAndSwap(p, &q) {
+			s.ring.Charge(q.size())
+		}
 	}
 	return true
 }
@@ -123,6 +125,18 @@ func placeOf(p place, record []byte) place {
 	return p
 }
 
+// size is about how many bytes p takes beyond those that every source does.
+func (p *placed) size() int {
+	n := len(p.app) + len(p.appID) + len(p.space) + len(p.spaceID) + len(p.org) + len(p.orgID) + len(p.tags) + len(p.fixed)
+	for _, t := range p.other {
+		n += len(t)
+	}
+	return max(0, n-ordinaryPlace)
+}
+
+// ordinaryPlace is what the ring's own charge allows for, in bytes.
+const ordinaryPlace = 400
+
 // matches reports whether the selector describes this place, as far as it looks
 // at sources.
 func (p *place) matches(id string, s *envelope.Selector) bool {
@@ -179,6 +193,7 @@ func (r *Router) place(src *source, p place, route *envelope.Route, record []byt
 		now.tags = bytes.Clone(route.Tags)
 	}
 	src.place.Store(now)
+	src.ring.Charge(now.size())
 	if was != nil && was.place == p {
 		return
 	}

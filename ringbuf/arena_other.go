@@ -2,9 +2,14 @@
 
 package ringbuf
 
-// newChunk takes memory from the Go heap, where it has no pointers but counts
+import "unsafe"
+
+// newMemory takes memory from the Go heap, where it has no pointers but counts
 // for the collector's pace: the process may grow beyond the budget by as much
 // as GOGC allows.
-func newChunk(size int) ([]byte, error) { return make([]byte, size), nil }
+func newMemory(size int) ([]byte, error) {
+	words := make([]uint64, (size+7)/8) // aligned for blockMeta
+	return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size), nil
+}
 
-func freeChunk([]byte) {}
+func freeMemory([]byte) {}

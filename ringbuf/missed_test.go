@@ -72,11 +72,10 @@ func TestMissedOnce(t *testing.T) {
 			// Who reads on from there is told the same once more: by a record, not by
 			// the numbers.
 			at := ring.Reader(uint64(test.before.Count) + 1)
-			for range marks {
+			if len(marks) > 0 { // records of one maker come together
 				if b := at.Read(make([]byte, 0, 4096)); b.Stream != ring.ID() || b.Told != 0 {
 					t.Fatalf("%+v", b)
 				}
-				break // records of one maker come together
 			}
 			if b := at.Read(make([]byte, 0, 4096)); b.Count > 0 && (b.Told != done.Lost || b.From != 1 || b.Missed != 0) {
 				t.Errorf("%+v", b)

@@ -45,8 +45,9 @@ const copyBlocks = 64<<10>>blockBits + 2
 
 // Read reads on: whole records of one maker, as many as are there and fit into
 // buf's capacity, or one that does not. The batch is empty if there is nothing to
-// read; what was missed is told with the next record that is there. Its records are in buf, or in memory of their own if they did not fit;
-// they are the caller's.
+// read; what was missed is told with the next record that is there. Its records
+// are in buf, or in memory of their own if they did not fit; they are the
+// caller's.
 //
 // Its From is where the ring's knowledge of that maker begins, and its Told how
 // many of the numbers missing before First the record read just before tells of
@@ -70,10 +71,6 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 		b.Missed = r.first - at.next
 		at.next, at.addr, contiguous = r.first, 0, false
 	}
-	if at.addr < r.base {
-		at.addr = r.find(at.next)
-	}
-
 	// Which maker's records these are, and where they end.
 	i := r.runs0 + sort.Search(len(r.runs)-r.runs0, func(i int) bool { return r.runs[r.runs0+i].position > at.next }) - 1
 	owner := &r.runs[i]
@@ -81,8 +78,14 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 	if i+1 < len(r.runs) {
 		endPosition, endAddr = r.runs[i+1].position, r.runs[i+1].addr
 	}
-	if contiguous && owner.position == at.next {
-		b.Told = owner.told
+	switch {
+	case owner.position == at.next:
+		at.addr = owner.start()
+		if contiguous {
+			b.Told = owner.told
+		}
+	case at.addr < r.base || at.addr == 0:
+		at.addr = r.find(owner, at.next)
 	}
 
 	// What fits: up to the last record that starts in a block in reach, which the
@@ -92,7 +95,10 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 	}
 	b.Stream, b.First = owner.stream, owner.number+(at.next-owner.position)
 	if b.From = 1; b.Stream != r.id {
-		b.From = r.origins[b.Stream].begin
+		b.From = 0
+		if i, known := r.origin(b.Stream); known {
+			b.From = r.origins[i].begin
+		}
 	}
 	b.Count = int(endPosition - at.next)
 	b.Next = b.First + uint64(b.Count)
@@ -146,23 +152,25 @@ func (s *Store) unpin(id uint32) {
 		return
 	}
 	s.limbo--
-	s.arena.free = append(s.arena.free, id)
-	s.used -= blockCost
+	s.free(id)
 	if s.closed && s.limbo == 0 {
 		s.arena.close()
 	}
 }
 
-// find is the address of the record at a position that is held.
-func (r *Ring) find(position uint64) uint64 {
+// find is the address of the record at a position that is held, of a given run.
+func (r *Ring) find(owner *run, position uint64) uint64 {
 	a := &r.s.arena
 	i := sort.Search(r.blocks.len(), func(i int) bool { return a.meta(r.blocks.at(i)).number > position }) - 1
 	for i > 0 && a.meta(r.blocks.at(i)).offset == noStart {
 		i--
 	}
 	m := a.meta(r.blocks.at(i))
-	addr := r.base + uint64(i)<<blockBits + uint64(m.offset)
-	for n := m.number; n < position; n++ {
+	n, addr := m.number, r.base+uint64(i)<<blockBits+uint64(m.offset)
+	if n < owner.position { // what is between two runs is no record
+		n, addr = owner.position, owner.start()
+	}
+	for ; n < position; n++ {
 		addr += uint64(r.sizeAt(addr))
 	}
 	return addr
@@ -187,17 +195,15 @@ func (r *Ring) lastStart(position, addr, limit uint64) (uint64, uint64) {
 	// All that starts in reach starts in the block of addr itself.
 	end := addr + uint64(r.sizeAt(addr))
 	position++
-	for {
-		size := uint64(0)
-		if position < r.next {
-			size = uint64(r.sizeAt(end))
-		}
-		if size == 0 || end+size > limit {
-			return position, end
+	for end < limit {
+		size := uint64(r.sizeAt(end))
+		if end+size > limit {
+			break
 		}
 		end += size
 		position++
 	}
+	return position, end
 }
 
 // sizeAt is the size of the record at addr, whose framing may straddle blocks.

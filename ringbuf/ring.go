@@ -1,6 +1,10 @@
 package ringbuf
 
 import (
+	"cmp"
+	"encoding/binary"
+	"math/bits"
+	"slices"
 	"sort"
 	"time"
 
@@ -30,26 +34,56 @@ type Ring struct {
 
 	runs    []run // who numbered which records, oldest first
 	runs0   int   // runs[:runs0] are gone
-	origins map[envelope.StreamID]origin
+	origins []origin
 
 	class           int // place in Store.sizes
 	prev, following *Ring
 	removed         bool
+
+	kept int64 // bytes that the owner keeps for it, see Charge
 }
 
 // run is a stretch of records with consecutive numbers of one maker. A source
 // with one maker has one run however long it is.
+//
+// What it says also stands in the ring's bytes, before its first record, so that
+// they explain themselves: see appendRun.
 type run struct {
 	position uint64
-	addr     uint64
+	addr     uint64 // where that begins; the first record is behind it
 	stream   envelope.StreamID
 	number   uint64 // of its first record
 	told     uint64 // records lost before it, of which the record before it tells
 }
 
-// origin is what a ring knows of a maker: the numbers of the first record that it
-// took, or was told of as lost, and of the one that comes next.
-type origin struct{ begin, next uint64 }
+// keyRun begins the bytes that say what a run is: field 120 of EnvelopeBatch,
+// length-delimited, with the stream as eight bytes and two varints in it.
+const (
+	keyRun     = 120<<3 | 2
+	maxRunSize = 3 + 8 + 10 + 10
+)
+
+func (u *run) append(dst []byte) []byte {
+	n := 8 + uvarintSize(u.number) + uvarintSize(u.told)
+	dst = append(dst, keyRun&0x7f|0x80, keyRun>>7, byte(n))
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(u.stream))
+	return binary.AppendUvarint(binary.AppendUvarint(dst, u.number), u.told)
+}
+
+// start is the address of the first record.
+func (u *run) start() uint64 {
+	return u.addr + 3 + 8 + uint64(uvarintSize(u.number)+uvarintSize(u.told))
+}
+
+func uvarintSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
+
+// origin is what a ring knows of a maker of records.
+type origin struct {
+	stream envelope.StreamID
+	begin  uint64 // number of the first record that it took, or was told of as lost
+	next   uint64 // number of the one that comes next
+	at     uint64 // position behind its last record
+}
 
 // maxOrigins bounds how many makers of records a ring remembers, to recognise
 // what they repeat.
@@ -93,61 +127,68 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	records, number := b.Records, b.First
 	done.Said = b.Missed
 	gap := uint64(0) // missing by the numbers, and nobody said so
+	var from *origin
 	if b.Stream != 0 {
-		o, known := r.origins[b.Stream]
-		if known && b.Next <= o.next {
+		i, known := r.origin(b.Stream)
+		if known && b.Next <= r.origins[i].next {
 			return Appended{Repeated: uint64(b.Count)}
 		}
+		if !known {
+			i = r.addOrigin(origin{stream: b.Stream, begin: b.First - min(b.First, b.Missed)})
+		}
+		from = &r.origins[i]
 		switch {
 		case !known:
-			o.begin = b.First - min(b.First, b.Missed)
-		case b.First < o.next:
+		case b.First < from.next:
 			// Numbers left out by a query cannot be told apart here; links carry
 			// whole streams.
-			for number < o.next && len(records) > 0 {
+			for number < from.next && len(records) > 0 {
 				records = records[recordSize(records):]
 				number++
 				done.Repeated++
 			}
-			number = o.next
+			number = from.next
 			done.Said = 0 // said when the first of them came
 		case b.From != 0:
-			gap = max(min(b.From, b.First), o.next) - o.next
+			gap = max(min(b.From, b.First), from.next) - from.next
 		default: // what was missed may be the gap, or another maker's
-			gap = b.First - o.next - min(b.First-o.next, b.Missed)
+			gap = b.First - from.next - min(b.First-from.next, b.Missed)
 		}
-		o.next = b.Next
-		r.noteOrigin(b.Stream, o, known)
+		from.next = b.Next
 	}
 	done.Lost = done.Said + gap
-	told := uint64(0)
+	by := run{stream: b.Stream, number: number}
 	if done.Lost > 0 && mark != nil {
 		why := envelope.ReasonUnknown
 		if b.Missed == 0 {
 			why = b.Reason
 		}
-		told = r.tell(done.Said, b.Reason, mark, now, &done) + r.tell(gap, why, mark, now, &done)
+		by.told = r.tell(done.Said, b.Reason, mark, now, &done) + r.tell(gap, why, mark, now, &done)
+	}
+	if b.Stream == 0 {
+		by.stream, by.number = r.id, r.local
 	}
 	for len(records) > 0 {
-		if b.Stream != 0 {
-			r.startRun(b.Stream, number, told)
-		} else {
-			r.startRun(r.id, r.local, told)
-		}
-		size, count := r.put(records, now)
-		if count == 0 { // this record is refused; the rest lives
-			records = records[recordSize(records):]
-			done.Refused++
-			number++
-			continue
-		}
-		records = records[size:]
-		told = 0
-		number += count
+		size, count := r.put(records, now, by)
+		done.Accepted += count
+		by.number += count
 		if b.Stream == 0 {
 			r.local += count
 		}
-		done.Accepted += count
+		if count > 0 {
+			by.told = 0
+			records = records[size:]
+			continue
+		}
+		// This record is refused; the rest lives.
+		records = records[recordSize(records):]
+		done.Refused++
+		if b.Stream != 0 {
+			by.number++
+		}
+	}
+	if from != nil {
+		from.at = r.next
 	}
 	s.touch(r, now)
 	return done
@@ -162,8 +203,7 @@ func (r *Ring) tell(n uint64, why envelope.Reason, mark Marker, now int64, done 
 	if record == nil {
 		return 0
 	}
-	r.startRun(r.id, r.local, 0)
-	if _, added := r.put(record, now); added == 0 {
+	if _, added := r.put(record, now, run{stream: r.id, number: r.local}); added == 0 {
 		return 0
 	}
 	r.local++
@@ -171,37 +211,39 @@ func (r *Ring) tell(n uint64, why envelope.Reason, mark Marker, now int64, done 
 	return n
 }
 
-func (r *Ring) noteOrigin(stream envelope.StreamID, o origin, known bool) {
-	if r.origins == nil {
-		r.origins = make(map[envelope.StreamID]origin, 1)
-	}
-	if !known {
-		if len(r.origins) >= maxOrigins {
-			for id := range r.origins { // any: it is a process long gone, most likely
-				delete(r.origins, id)
-				r.s.used -= originCost
-				break
-			}
-		}
-		r.s.used += originCost
-	}
-	r.origins[stream] = o
+// origin finds a maker of records, or where to insert it.
+func (r *Ring) origin(stream envelope.StreamID) (int, bool) {
+	return slices.BinarySearchFunc(r.origins, stream, func(o origin, stream envelope.StreamID) int {
+		return cmp.Compare(o.stream, stream)
+	})
 }
 
-// startRun makes the next record number of stream, unless it is so already.
-func (r *Ring) startRun(stream envelope.StreamID, number, told uint64) {
-	if k := len(r.runs); k > r.runs0 {
-		last := &r.runs[k-1]
-		if last.position == r.next { // nothing was put into it
-			*last = run{r.next, r.end, stream, number, told}
-			return
+// addOrigin adds a maker that is not known. If there are too many, the one that
+// has been silent for longest is forgotten.
+func (r *Ring) addOrigin(o origin) int {
+	if len(r.origins) >= maxOrigins {
+		oldest := 0
+		for i := range r.origins {
+			if r.origins[i].at < r.origins[oldest].at {
+				oldest = i
+			}
 		}
-		if last.stream == stream && last.number+(r.next-last.position) == number && told == 0 {
-			return
-		}
+		r.origins = slices.Delete(r.origins, oldest, oldest+1)
+		r.s.used -= originCost
 	}
-	r.runs = append(r.runs, run{r.next, r.end, stream, number, told})
-	r.s.used += runCost
+	r.s.used += originCost
+	i, _ := r.origin(o.stream)
+	r.origins = slices.Insert(r.origins, i, o)
+	return i
+}
+
+// continues reports whether the next record is known to be by's.
+func (r *Ring) continues(by *run) bool {
+	if len(r.runs) == r.runs0 || by.told != 0 {
+		return false
+	}
+	last := &r.runs[len(r.runs)-1]
+	return last.stream == by.stream && last.number+(r.next-last.position) == by.number
 }
 
 // dropRuns forgets the runs of records that are gone.
@@ -210,19 +252,26 @@ func (r *Ring) dropRuns() {
 		r.runs0++
 		r.s.used -= runCost
 	}
-	if r.runs0 > 32 && r.runs0 > len(r.runs)/2 {
-		r.runs = append(r.runs[:0], r.runs[r.runs0:]...)
-		r.runs0 = 0
+	switch live := len(r.runs) - r.runs0; {
+	case cap(r.runs) > 8 && live < cap(r.runs)/4:
+		r.runs, r.runs0 = append(make([]run, 0, 2*live), r.runs[r.runs0:]...), 0
+	case r.runs0 > 8 && r.runs0 > live/4:
+		r.runs, r.runs0 = append(r.runs[:0], r.runs[r.runs0:]...), 0
 	}
 }
 
 // put copies records in until they are all there or one must be refused, and
-// returns how many it took.
-func (r *Ring) put(records []byte, now int64) (taken int, count uint64) {
+// returns how many it took. by says who numbered them.
+func (r *Ring) put(records []byte, now int64, by run) (taken int, count uint64) {
 	s := r.s
+	var buf [maxRunSize]byte
+	head := buf[:0]
+	if !r.continues(&by) {
+		head = by.append(head)
+	}
 	for len(records) > 0 {
 		// As many records as fit into the rest of the last block go in one copy.
-		room := r.room()
+		room := r.room() - len(head)
 		fit, n, size := 0, uint64(0), 0
 		for fit < len(records) {
 			size = recordSize(records[fit:])
@@ -232,31 +281,33 @@ func (r *Ring) put(records []byte, now int64) (taken int, count uint64) {
 			fit += size
 			n++
 		}
-		if n > 0 {
-			r.begin(now)
-			copy(r.tail()[r.end&(blockSize-1):], records[:fit])
-		} else {
+		if n == 0 {
 			// The next one straddles. Its blocks are reserved before a byte of it
 			// is written, because reserving may cost this ring blocks.
 			if size > s.MaxRecord() {
 				return taken, count
 			}
-			for need := -1; need != r.need(size); {
-				need = r.need(size)
+			for need := -1; need != r.need(len(head)+size); {
+				need = r.need(len(head) + size)
 				if !s.reserve(need) {
 					return taken, count
 				}
 			}
-			r.straddle(records[:size], now)
 			fit, n = size, 1
 		}
-		r.end += uint64(fit)
+		if len(head) > 0 {
+			by.position, by.addr = r.next, r.end
+			r.runs = append(r.runs, by)
+			s.used += runCost
+		}
+		by.number += n
+		r.write(head, records[:fit], now)
 		r.next += n
 		s.held += n
-		s.bytes += int64(fit)
 		taken += fit
 		count += n
 		records = records[fit:]
+		head = head[:0]
 	}
 	return taken, count
 }
@@ -266,30 +317,40 @@ func (r *Ring) need(size int) int {
 	return (size - r.room() + blockSize - 1) >> blockBits
 }
 
-// straddle writes one record over the end of the last block into new ones.
-func (r *Ring) straddle(record []byte, now int64) {
+// write copies head and records behind the end, into blocks that are reserved.
+// Either all of it fits into the last block, or it is one record.
+func (r *Ring) write(head, records []byte, now int64) {
+	s := r.s
+	s.bytes += int64(len(head) + len(records))
 	if r.room() == 0 {
-		r.s.take(r, now, r.next)
+		s.take(r, now, r.next)
 	}
-	r.begin(now)
-	record = record[copy(r.tail()[r.end&(blockSize-1):], record):]
-	for len(record) > 0 {
-		r.s.take(r, now, r.next+1)
-		record = record[copy(r.tail(), record):]
-	}
-}
-
-// tail is the last block.
-func (r *Ring) tail() []byte {
-	return r.s.arena.block(r.blocks.at(r.blocks.len() - 1))
-}
-
-// begin notes in the last block that a record starts at end.
-func (r *Ring) begin(now int64) {
-	m := r.s.arena.meta(r.blocks.at(r.blocks.len() - 1))
-	m.time = now
-	if m.offset == noStart {
-		m.offset, m.number = uint16(r.end&(blockSize-1)), r.next
+	for started := false; ; {
+		id := r.blocks.at(r.blocks.len() - 1)
+		m, mem := s.arena.meta(id), s.arena.block(id)[r.end&(blockSize-1):]
+		m.time = now
+		n := copy(mem, head)
+		head = head[n:]
+		r.end += uint64(n)
+		if n < len(mem) {
+			if !started && m.offset == noStart {
+				last := &r.runs[len(r.runs)-1]
+				m.offset, m.number = uint16(r.end&(blockSize-1)), r.next
+				m.stream, m.first = uint64(last.stream), last.number+(r.next-last.position)
+			}
+			started = true
+			n = copy(mem[n:], records)
+			records = records[n:]
+			r.end += uint64(n)
+		}
+		if len(head)+len(records) == 0 {
+			return
+		}
+		position := r.next
+		if started {
+			position++
+		}
+		s.take(r, now, position)
 	}
 }
 
@@ -298,8 +359,8 @@ func (r *Ring) room() int {
 	return int(r.base + uint64(r.blocks.len())<<blockBits - r.end)
 }
 
-// stored is the bytes of the records held, and of a record whose beginning is
-// gone.
+// stored is the bytes of the records held, of what says who numbered them, and
+// of a record whose beginning is gone.
 func (r *Ring) stored() int64 { return int64(r.end - r.base) }
 
 // recordSize is the size of the first record, framing included.
@@ -341,6 +402,23 @@ func (r *Ring) Since(t time.Time) uint64 {
 	return max(r.first, s.arena.meta(r.blocks.at(i)).number)
 }
 
+// Charge says how many bytes of Go memory the ring's owner keeps for it, beyond
+// the kilobyte that every ring is charged for. They come out of the budget,
+// twice, as the collector lets as much garbage pile up.
+func (r *Ring) Charge(bytes int) {
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.removed || s.closed {
+		return
+	}
+	cost := 2 * int64(bytes)
+	s.used += cost - r.kept
+	s.ringsUsed += cost - r.kept
+	r.kept = cost
+	s.shrink()
+}
+
 // Remove takes an empty ring out of its Store. It reports false, and does
 // nothing, if records are in it.
 func (r *Ring) Remove() bool {
@@ -355,7 +433,8 @@ func (r *Ring) Remove() bool {
 	}
 	r.removed = true
 	s.sizes.remove(r)
-	s.used -= ringCost + int64(len(r.runs)-r.runs0)*runCost + int64(len(r.origins))*originCost
+	s.used -= ringCost + r.kept + int64(len(r.runs)-r.runs0)*runCost + int64(len(r.origins))*originCost
+	s.ringsUsed -= ringCost + r.kept
 	r.runs, r.origins, r.runs0 = nil, nil, 0
 	s.rings[r.index] = nil
 	s.spare = append(s.spare, r.index)
@@ -368,21 +447,26 @@ type blocks struct {
 	head int
 }
 
-func (b *blocks) len() int        { return len(b.ids) - b.head }
-func (b *blocks) at(i int) uint32 { return b.ids[b.head+i] }
+func (b *blocks) len() int             { return len(b.ids) - b.head }
+func (b *blocks) at(i int) uint32      { return b.ids[b.head+i] }
+func (b *blocks) set(i int, id uint32) { b.ids[b.head+i] = id }
 
 func (b *blocks) push(id uint32) {
-	if b.head > 32 && b.head > len(b.ids)/2 && len(b.ids) == cap(b.ids) {
+	if b.head > 0 && b.head >= len(b.ids)/2 && len(b.ids) == cap(b.ids) {
 		b.ids = b.ids[:copy(b.ids, b.ids[b.head:])]
 		b.head = 0
 	}
 	b.ids = append(b.ids, id)
 }
 
+// pop takes the oldest one out. A ring that was large once does not keep what it
+// took to remember that.
 func (b *blocks) pop() uint32 {
 	id := b.ids[b.head]
 	b.head++
-	if b.head == len(b.ids) {
+	if live := b.len(); cap(b.ids) > 8 && live < cap(b.ids)/4 {
+		b.ids, b.head = append(make([]uint32, 0, 2*live), b.ids[b.head:]...), 0
+	} else if live == 0 {
 		b.ids, b.head = b.ids[:0], 0
 	}
 	return id

@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,12 +31,27 @@ type modelRing struct {
 	origins map[envelope.StreamID]uint64
 }
 
+// modelReader is a reader and what it has got so far. A reader that stalls has
+// put its place away as a number, as a cursor does.
 type modelReader struct {
-	ring   *modelRing
-	at     Reader
-	start  uint64
-	read   uint64
-	missed uint64
+	ring    *modelRing
+	at      Reader
+	start   uint64
+	read    uint64
+	missed  uint64
+	stalled bool
+}
+
+// simulation is a store and the model of all that ever happened to it.
+type simulation struct {
+	t       *testing.T
+	rng     *rand.Rand
+	s       *Store
+	rings   []*modelRing // that are in the store
+	readers []*modelReader
+	tiny    []*Ring // empty ones, of which many come and go
+
+	vacated int // times that memory was given back
 }
 
 type markRecord struct{}
@@ -46,8 +63,9 @@ func (m markRecord) MarkMissed(n uint64, why envelope.Reason) []byte {
 // record makes a record of about size bytes whose content is its own.
 func record(rng *rand.Rand, size int) []byte {
 	e := make([]byte, size)
-	for i := range e {
-		e[i] = byte(rng.Uint32())
+	own := rng.Uint64()
+	for i := 0; i+8 <= size; i += 8 {
+		binary.LittleEndian.PutUint64(e[i:], own+uint64(i)*0x9e3779b97f4a7c15)
 	}
 	return envelope.AppendRecord(nil, e)
 }
@@ -68,106 +86,192 @@ func recordOfSomeSize(rng *rand.Rand) []byte {
 	return record(rng, 100+rng.IntN(500))
 }
 
-// TestSimulation runs random appends, repeats, gaps, reads, trims, removals and
-// evictions against a model that keeps everything, and checks after each read
-// that what comes out is what went in, and at the end that for each reader
+// TestSimulation runs random appends of several makers, repeats, gaps, reads of
+// readers that stall for long, trims, rings that are removed and made again, and
+// evictions against a model that keeps everything. It checks after each read that
+// what comes out is what went in, and at the end that for each reader
 // accepted = read + missed + held.
 func TestSimulation(t *testing.T) {
+	var vacated atomic.Int64
+	t.Cleanup(func() {
+		if vacated.Load() == 0 {
+			t.Error("no memory was ever given back")
+		}
+	})
 	for seed := range uint64(*seeds) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			simulate(t, seed)
+			vacated.Add(int64(simulate(t, seed)))
 		})
 	}
 }
 
-func simulate(t *testing.T, seed uint64) {
+func simulate(t *testing.T, seed uint64) (vacated int) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	s, err := New(&Options{Budget: MinBudget + rng.Int64N(MinBudget)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	var rings []*modelRing
-	var readers []*modelReader
-	check := func(r *modelReader, size int) {
-		b := r.at.Read(make([]byte, 0, size))
-		r.missed += b.Missed
-		at := r.start + r.read + r.missed
-		if b.Position != at+uint64(b.Count) && b.Count > 0 {
-			t.Fatalf("batch of %d ends at %d, reader was at %d", b.Count, b.Position, at)
+	m := &simulation{t: t, rng: rng, s: s}
+	defer func() { m.s.Close() }()
+	m.makeRing()
+	for i := range 1500 {
+		m.step()
+		if i%16 == 0 {
+			m.verify()
 		}
-		i := uint64(0)
-		for e, err := range b.All() {
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := r.ring.records[at+i-1]
-			if got := envelope.AppendRecord(nil, e); !bytes.Equal(got, want.record) {
-				t.Fatalf("position %d: another record came out", at+i)
-			}
-			if b.Stream != want.stream || b.First+i != want.number {
-				t.Fatalf("position %d: number %d of %x, want %d of %x", at+i, b.First+i, b.Stream, want.number, want.stream)
-			}
-			i++
-		}
-		if i != uint64(b.Count) {
-			t.Fatalf("batch says %d records, has %d", b.Count, i)
-		}
-		r.read += i
 	}
-	for range 1500 {
-		switch op := rng.IntN(100); {
-		case op < 3 || len(rings) == 0:
-			ring, err := s.NewRing(nil)
-			if err != nil {
-				t.Fatal(err)
+	m.finish()
+	return m.vacated
+}
+
+func (m *simulation) step() {
+	rng := m.rng
+	switch op := rng.IntN(100); {
+	case op < 3:
+		m.makeRing()
+	case op < 60:
+		m.append(m.rings[rng.IntN(len(m.rings))])
+	case op < 65:
+		r := m.rings[rng.IntN(len(m.rings))]
+		first, next := r.ring.Bounds()
+		start := first + rng.Uint64N(next-first+1)
+		m.readers = append(m.readers, &modelReader{ring: r, at: r.ring.Reader(start), start: start})
+	case op < 95:
+		if len(m.readers) > 0 {
+			r := m.readers[rng.IntN(len(m.readers))]
+			if r.stalled && rng.IntN(10) > 0 {
+				return
 			}
-			rings = append(rings, &modelRing{ring: ring, origins: make(map[envelope.StreamID]uint64), local: 1})
-		case op < 60:
-			appendSome(t, rng, s, rings[rng.IntN(len(rings))])
-		case op < 65:
-			r := rings[rng.IntN(len(rings))]
-			first, next := r.ring.Bounds()
-			start := first + rng.Uint64N(next-first+1)
-			readers = append(readers, &modelReader{ring: r, at: r.ring.Reader(start), start: start})
-		case op < 99:
-			if len(readers) > 0 {
-				check(readers[rng.IntN(len(readers))], rng.IntN(20_000))
-			}
-		default:
-			if rng.IntN(3) == 0 {
-				s.Trim(time.Now().Add(2 * time.Hour)) // everything is too old
-			}
+			r.stalled = rng.IntN(20) == 0
+			m.check(r, rng.IntN(20_000))
 		}
-		verify(t, s)
+	case op < 98:
+		m.come(rng.IntN(100))
+	case rng.IntN(6) == 0:
+		m.go_()
+	case rng.IntN(6) == 0:
+		m.s.Trim(time.Now().Add(2 * time.Hour)) // everything is too old
+	case rng.IntN(2) == 0:
+		r := m.rings[rng.IntN(len(m.rings))]
+		first, next := r.ring.Bounds()
+		r.ring.Release(first + rng.Uint64N(next-first+1))
+	case len(m.rings) > 1:
+		k := rng.IntN(len(m.rings))
+		if m.rings[k].ring.Remove() {
+			m.settle(m.rings[k])
+			m.rings = slices.Delete(m.rings, k, k+1)
+		}
 	}
-	for _, r := range readers {
+}
+
+func (m *simulation) makeRing() {
+	ring, err := m.s.NewRing(nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.rings = append(m.rings, &modelRing{ring: ring, origins: make(map[envelope.StreamID]uint64), local: 1})
+}
+
+// come and go_ are sources that say nothing: what they cost is taken from the
+// others' blocks, whose memory goes back to the system, and comes again.
+func (m *simulation) come(n int) {
+	for ; n > 0 && !m.s.Full(); n-- {
+		mapped := m.s.arena.mapped
+		ring, err := m.s.NewRing(nil)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		m.tiny = append(m.tiny, ring)
+		if m.s.arena.mapped < mapped {
+			m.vacated++
+			m.verify()
+		}
+	}
+}
+
+func (m *simulation) go_() {
+	for _, ring := range m.tiny {
+		if !ring.Remove() {
+			m.t.Fatal("an empty ring cannot be removed")
+		}
+	}
+	m.tiny = m.tiny[:0]
+}
+
+// check reads one batch and compares it with the model.
+func (m *simulation) check(r *modelReader, size int) {
+	t := m.t
+	b := r.at.Read(make([]byte, 0, size))
+	r.missed += b.Missed
+	at := r.start + r.read + r.missed
+	if b.Position != at+uint64(b.Count) && b.Count > 0 {
+		t.Fatalf("batch of %d ends at %d, reader was at %d", b.Count, b.Position, at)
+	}
+	i := uint64(0)
+	for e, err := range b.All() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := r.ring.records[at+i-1]
+		if got := envelope.AppendRecord(nil, e); !bytes.Equal(got, want.record) {
+			t.Fatalf("position %d: another record came out", at+i)
+		}
+		if b.Stream != want.stream || b.First+i != want.number {
+			t.Fatalf("position %d: number %d of %x, want %d of %x", at+i, b.First+i, b.Stream, want.number, want.stream)
+		}
+		i++
+	}
+	if i != uint64(b.Count) {
+		t.Fatalf("batch says %d records, has %d", b.Count, i)
+	}
+	r.read += i
+	if r.stalled {
+		r.at = r.ring.ring.Reader(r.at.Position())
+	}
+}
+
+// settle checks the account of a ring's readers, and lets them go.
+func (m *simulation) settle(of *modelRing) {
+	m.readers = slices.DeleteFunc(m.readers, func(r *modelReader) bool {
+		if r.ring != of {
+			return false
+		}
 		for {
 			was := r.read
-			check(r, 64<<10)
+			m.check(r, 64<<10)
 			if r.read == was {
 				break
 			}
 		}
 		held, missed := r.at.Behind()
-		if got := r.read + r.missed + held + missed; got != uint64(len(r.ring.records))+1-r.start {
-			t.Errorf("read %d + missed %d + held %d = %d, accepted %d", r.read, r.missed+missed, held, got, uint64(len(r.ring.records))+1-r.start)
+		accepted := uint64(len(of.records)) + 1 - r.start
+		if got := r.read + r.missed + held + missed; got != accepted || held != 0 {
+			m.t.Errorf("read %d + missed %d + held %d = %d, accepted %d", r.read, r.missed+missed, held, got, accepted)
+		}
+		return true
+	})
+}
+
+func (m *simulation) finish() {
+	m.verify()
+	for _, r := range m.rings {
+		m.settle(r)
+	}
+	m.go_()
+	m.s.Trim(time.Now().Add(2 * time.Hour))
+	for _, r := range m.rings {
+		if !r.ring.Remove() {
+			m.t.Error("a ring of which everything is too old is not empty")
 		}
 	}
-	removed := 0
-	s.Trim(time.Now().Add(2 * time.Hour))
-	for _, r := range rings {
-		if r.ring.Remove() {
-			removed++
-		}
-	}
-	if st := s.Stats(); removed != len(rings) || st.Used != 0 || st.Records != 0 || st.Bytes != 0 {
-		t.Errorf("after everything is removed: %+v", st)
+	if st := m.s.Stats(); st.Used != 0 || st.Records != 0 || st.Bytes != 0 || st.Rings != 0 {
+		m.t.Errorf("after everything is removed: %+v", st)
 	}
 }
 
-func appendSome(t *testing.T, rng *rand.Rand, s *Store, r *modelRing) {
+func (m *simulation) append(r *modelRing) {
+	t, rng, s := m.t, m.rng, m.s
 	var b envelope.Batch
 	var parts [][]byte
 	for range 1 + rng.IntN(40) {
@@ -231,7 +335,8 @@ func appendSome(t *testing.T, rng *rand.Rand, s *Store, r *modelRing) {
 }
 
 // verify checks the store against itself, as slowly as it takes.
-func verify(t *testing.T, s *Store) {
+func (m *simulation) verify() {
+	t, s := m.t, m.s
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,11 +345,11 @@ func verify(t *testing.T, s *Store) {
 		if r == nil {
 			continue
 		}
-		used += ringCost + int64(r.blocks.len())*blockCost + int64(len(r.runs)-r.runs0)*runCost + int64(len(r.origins))*originCost
+		used += ringCost + r.kept + int64(r.blocks.len())*blockCost + int64(len(r.runs)-r.runs0)*runCost + int64(len(r.origins))*originCost
 		inUse += r.blocks.len()
 		held += r.next - r.first
 		for k := range r.blocks.len() {
-			if m := s.arena.meta(r.blocks.at(k)); m.ring != uint32(i) || m.pins != 0 {
+			if m := s.arena.meta(r.blocks.at(k)); m.ring != uint32(i) || m.pins != 0 || m.seq != uint32(r.base>>blockBits)+uint32(k) {
 				t.Fatalf("block %d of ring %d: %+v", k, i, m)
 			}
 		}
@@ -261,11 +366,15 @@ func verify(t *testing.T, s *Store) {
 		}
 		listed++
 	}
-	if used != s.used || listed != inUse || held != s.held || inUse+len(s.arena.free) != len(s.arena.chunks)*chunkBlocks {
+	if used != s.used || listed != inUse || held != s.held || inUse != s.inUse || inUse+s.arena.free != s.arena.mapped*s.arena.perChunk() {
 		t.Fatalf("used %d, counted %d; listed %d of %d blocks, %d free of %d; held %d, counted %d",
-			s.used, used, listed, inUse, len(s.arena.free), len(s.arena.chunks)*chunkBlocks, s.held, held)
+			s.used, used, listed, inUse, s.arena.free, s.arena.mapped*s.arena.perChunk(), s.held, held)
 	}
-	if s.used > s.budget+int64(len(s.rings))*(runCost+originCost) {
+	if s.used > max(s.budget, s.ringsUsed)+int64(len(s.rings))*(runCost+originCost) {
 		t.Fatalf("%d bytes used of a budget of %d", s.used, s.budget)
+	}
+	free := int64(s.arena.free) * blockCost
+	if chunks := 2 * int64(s.arena.perChunk()) * blockCost; s.used+free > max(s.budget, s.used)+chunks {
+		t.Fatalf("%d bytes used, and %d free beside them, of a budget of %d", s.used, free, s.budget)
 	}
 }

@@ -29,13 +29,15 @@ type Options struct {
 	MaxAge time.Duration
 }
 
-// What rings cost beside their blocks, in bytes, so that a flood of tiny sources
-// runs into the budget like any other flood.
+// What is charged to the budget, in bytes, so that a flood of tiny sources runs
+// into it like any other flood. Blocks are memory of our own. The rest is Go's,
+// which counts twice: the collector lets garbage grow to as much as there is live
+// memory (GOGC=100). TestResidency measures that it is enough.
 const (
-	blockCost  = blockSize + 40 + 4 // with its meta and its place in the ring
-	ringCost   = 1024               // Ring, its first slices, and what a router keeps for a source
-	runCost    = 40
-	originCost = 64
+	blockCost  = blockSize + int64(metaSize) + 12 // with its place in the ring
+	ringCost   = 2200                             // Ring, its first slices, and what a router keeps for a source
+	runCost    = 150
+	originCost = 128
 )
 
 // ErrClosed is what a closed Store answers.
@@ -57,13 +59,16 @@ type Store struct {
 	budget int64
 	maxAge int64
 	used   int64 // bytes charged: blocks, rings, runs, origins
-	limbo  int   // blocks given up while a reader copies from them
-	life   uint64
-	made   uint64  // rings made in this life
-	rings  []*Ring // by index; nil where removed
-	spare  []uint32
-	sizes  sizes
-	closed bool
+	inUse  int   // blocks charged
+
+	ringsUsed int64 // what of used is for rings themselves
+	limbo     int   // blocks given up while a reader copies from them
+	life      uint64
+	made      uint64  // rings made in this life
+	rings     []*Ring // by index; nil where removed
+	spare     []uint32
+	sizes     sizes
+	closed    bool
 
 	evicted uint64 // records given up for the budget
 	expired uint64 // records given up for their age
@@ -91,7 +96,7 @@ func New(o *Options) (*Store, error) {
 	if s.maxAge < 0 {
 		return nil, fmt.Errorf("ringbuf: negative maximum age %v", o.MaxAge)
 	}
-	s.arena.oldest, s.arena.newest = none, none
+	s.arena = arena{bits: chunkBitsFor(s.budget), oldest: none, newest: none}
 	s.newLife()
 	return s, nil
 }
@@ -151,25 +156,29 @@ func (s *Store) NewRing(owner any) (*Ring, error) {
 		s.rings = append(s.rings, r)
 	}
 	s.used += ringCost
+	s.ringsUsed += ringCost
 	s.sizes.put(r)
-	for s.used > s.budget && s.evict() {
-	}
+	s.shrink()
 	return r, nil
 }
 
-// Full reports whether rings themselves, empty or not, take half of the budget:
-// then empty ones should go before another is made.
+// Full reports whether rings themselves, empty or not, take two thirds of the
+// budget: then an empty one should go before another is made.
 func (s *Store) Full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return int64(len(s.rings)-len(s.spare))*ringCost > s.budget/2
+	return s.ringsUsed > s.budget/3*2
 }
 
-// Empty returns the owner of the ring that has been empty for longest, or nil if
-// none is.
+// Empty returns the owner of the ring that has been empty for longest. If none
+// is, the oldest blocks of all are given up until one is: that of the source that
+// has been silent for longest. Nil means that there is no ring.
 func (s *Store) Empty() any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.sizes.lists[0].head == nil && s.arena.oldest != none {
+		s.evicted += s.dropHead(s.rings[s.arena.meta(s.arena.oldest).ring])
+	}
 	if r := s.sizes.lists[0].head; r != nil {
 		return r.owner
 	}
@@ -238,8 +247,13 @@ func (s *Store) release(id uint32) {
 		s.limbo++
 		return
 	}
-	s.arena.free = append(s.arena.free, id)
+	s.free(id)
+}
+
+func (s *Store) free(id uint32) {
+	s.arena.put(id)
 	s.used -= blockCost
+	s.inUse--
 }
 
 // reserve makes sure that n blocks can be taken, at the expense of the largest
@@ -250,7 +264,8 @@ func (s *Store) reserve(n int) bool {
 			return false
 		}
 	}
-	for len(s.arena.free) < n {
+	s.giveBack()
+	for s.arena.free < n {
 		if s.arena.grow() != nil && !s.evict() {
 			return false
 		}
@@ -258,15 +273,69 @@ func (s *Store) reserve(n int) bool {
 	return true
 }
 
+// shrink is for after something other than a block was charged.
+func (s *Store) shrink() {
+	for s.used > s.budget && s.evict() {
+	}
+	s.giveBack()
+}
+
+// giveBack returns chunks to the system when what they take beyond the blocks in
+// use is needed by rings: memory that was ever touched is resident, free or not.
+// It looks at two numbers unless there is something to do, and there is not
+// again until as much has changed as two chunks hold.
+func (s *Store) giveBack() {
+	for {
+		a := &s.arena
+		resident := s.used + int64(a.mapped*a.perChunk()-s.inUse)*blockCost
+		if resident <= s.budget || a.free < 2*a.perChunk() || !s.vacate(a.emptiest()) {
+			return
+		}
+	}
+}
+
+// vacate moves the blocks of a chunk into others, which have room for them, and
+// gives its memory back.
+func (s *Store) vacate(i uint32) bool {
+	if i == none {
+		return false
+	}
+	a := &s.arena
+	c := &a.chunks[i]
+	a.room[i>>6] &^= 1 << (i & 63)
+	for k := range c.metas {
+		if from := &c.metas[k]; from.ring != none {
+			s.move(i<<a.bits+uint32(k), a.get())
+			c.used--
+			a.free++
+		}
+	}
+	a.drop(i)
+	return true
+}
+
+// move puts what a block holds into another one.
+func (s *Store) move(from, to uint32) {
+	a := &s.arena
+	m := a.meta(from)
+	copy(a.block(to), a.block(from))
+	*a.meta(to) = *m
+	a.join(m.older, to)
+	a.join(to, m.newer)
+	r := s.rings[m.ring]
+	r.blocks.set(int(m.seq-uint32(r.base>>blockBits)), to)
+	m.ring = none
+}
+
 // take hands a reserved block to r. The first record that may start in it has
 // the given position.
 func (s *Store) take(r *Ring, now int64, position uint64) {
-	n := len(s.arena.free)
-	id := s.arena.free[n-1]
-	s.arena.free = s.arena.free[:n-1]
+	id := s.arena.get()
 	s.used += blockCost
+	s.inUse++
 	s.touch(r, now)
-	*s.arena.meta(id) = blockMeta{number: position, time: now, ring: r.index, offset: noStart}
+	seq := uint32(r.base>>blockBits) + uint32(r.blocks.len())
+	*s.arena.meta(id) = blockMeta{number: position, time: now, seq: seq, ring: r.index, offset: noStart}
 	s.arena.link(id)
 	r.blocks.push(id)
 	s.sizes.move(r)
