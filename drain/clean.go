@@ -1,7 +1,6 @@
 package drain
 
 import (
-	"bytes"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -98,32 +97,6 @@ func appendSourceType(dst, b []byte) []byte {
 	return dst
 }
 
-// appendDyno appends APP-NAME and PROCID as Heroku has them, of a cleaned source
-// type: "app web" for APP/PROC/WEB, "heroku router" for RTR.
-func appendDyno(dst, sourceType []byte) []byte {
-	first, _, _ := bytes.Cut(sourceType, []byte{'/'})
-	last := sourceType[bytes.LastIndexByte(sourceType, '/')+1:]
-	switch {
-	case string(sourceType) == "APP":
-		return append(dst, "app web"...)
-	case string(first) == "APP" && len(last) > 0:
-		dst = append(dst, "app "...)
-	case string(first) == "RTR":
-		return append(dst, "heroku router"...)
-	case len(first) > 0:
-		dst, last = append(dst, "heroku "...), first
-	default:
-		return append(dst, "heroku logplex"...)
-	}
-	for _, c := range last[:min(len(last), maxProcID/2-1)] {
-		if c >= 'A' && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		dst = append(dst, c)
-	}
-	return dst
-}
-
 // appendTags appends tags, which are sorted and unique, as parameters.
 func appendTags(dst []byte, tags []envelope.Tag) []byte {
 	legal := true
@@ -141,7 +114,7 @@ func appendTags(dst []byte, tags []envelope.Tag) []byte {
 		} else {
 			dst = append(dst, names[i]...)
 		}
-		dst = appendValue(append(dst, `="`...), t.Value)
+		dst = appendValue(append(dst, `="`...), t.Value, noLimit)
 		dst = append(dst, '"')
 	}
 	return dst
@@ -196,15 +169,25 @@ var plain = func() (t [256]bool) {
 }()
 
 // appendValue appends b as PARAM-VALUE: UTF-8, with a backslash before quote,
-// backslash and closing bracket.
-func appendValue(dst, b []byte) []byte {
+// backslash and closing bracket; at most limit bytes, cut between characters.
+func appendValue(dst, b []byte, limit int) []byte {
+	end := len(dst) + limit
+	if limit == noLimit {
+		end = noLimit
+	}
 	for len(b) > 0 {
 		i := 0
 		for i < len(b) && plain[b[i]] {
 			i++
 		}
+		if i > end-len(dst) {
+			return append(dst, b[:end-len(dst)]...)
+		}
 		dst = append(dst, b[:i]...)
 		if b = b[i:]; len(b) == 0 {
+			break
+		}
+		if len(dst)+utf8.UTFMax > end {
 			break
 		}
 		if b[0] < utf8.RuneSelf {
@@ -217,17 +200,4 @@ func appendValue(dst, b []byte) []byte {
 		b = b[size:]
 	}
 	return dst
-}
-
-// nextFrame takes the first message off dst and gives it without its length.
-func nextFrame(frames []byte) (message, rest []byte) {
-	i := bytes.IndexByte(frames, ' ')
-	if i < 0 {
-		return nil, nil
-	}
-	n, err := strconv.Atoi(string(frames[:i]))
-	if err != nil || n > len(frames)-i-1 {
-		return nil, nil
-	}
-	return frames[i+1 : i+1+n], frames[i+1+n:]
 }

@@ -1,16 +1,15 @@
 package drain
 
 import (
-	"context"
 	"errors"
-	"net"
 	"net/netip"
-	"syscall"
+	"slices"
+	"strconv"
 )
 
-// ErrDenied is the failure to connect to an address that Options.Deny forbids.
-// It does not say which: what a name means inside the operator's network is not
-// for the owner of a drain to find out.
+// ErrDenied is the failure to connect to an address or port that the Options
+// forbid. It does not say which: what a name means inside the operator's network
+// is not for the owner of a drain to find out.
 var ErrDenied = errors.New("drain: the address is not allowed for drains")
 
 // InternalNetworks are the addresses that do not belong to the public Internet:
@@ -30,29 +29,32 @@ func InternalNetworks() []netip.Prefix {
 	return list
 }
 
-// dialer makes the connections of a drain. What is denied is checked for each
-// address when it is dialled, after the name was resolved: a name that means
-// something else a moment later gains nothing by it.
-func dialer(deny []netip.Prefix) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := &net.Dialer{KeepAliveConfig: keepAlive}
-	if len(deny) > 0 {
-		d.ControlContext = func(_ context.Context, _, addr string, _ syscall.RawConn) error {
-			return denied(deny, addr)
-		}
-	}
-	return d.DialContext
+// rules say what may be dialled.
+type rules struct {
+	deny, allow []netip.Prefix
+	ports       [][2]uint16
 }
 
-func denied(deny []netip.Prefix, addr string) error {
-	ap, err := netip.ParseAddrPort(addr)
+func (r *rules) permit(a netip.AddrPort) bool {
+	ip := a.Addr().Unmap().WithZone("")
+	holds := func(p netip.Prefix) bool { return p.Contains(ip) }
+	if slices.ContainsFunc(r.deny, holds) && !slices.ContainsFunc(r.allow, holds) {
+		return false
+	}
+	return r.ports == nil || slices.ContainsFunc(r.ports, func(p [2]uint16) bool { return p[0] <= a.Port() && a.Port() <= p[1] })
+}
+
+// mayPermit reports whether anything that t means may be dialled, as far as the
+// URL alone tells.
+func (d *dialer) mayPermit(t *target) bool {
+	ip, err := netip.ParseAddr(t.host)
+	port, bad := strconv.ParseUint(t.port, 10, 16)
+	if bad != nil {
+		return false
+	}
 	if err != nil {
-		return ErrDenied
+		r := rules{ports: d.rules.ports}
+		return r.permit(netip.AddrPortFrom(netip.Addr{}, uint16(port)))
 	}
-	ip := ap.Addr().Unmap().WithZone("")
-	for _, p := range deny {
-		if p.Contains(ip) {
-			return ErrDenied
-		}
-	}
-	return nil
+	return d.rules.permit(netip.AddrPortFrom(ip, uint16(port)))
 }

@@ -10,21 +10,26 @@ import (
 )
 
 func TestD07DeniedAddresses(t *testing.T) {
-	deny := InternalNetworks()
+	deny := rules{deny: InternalNetworks()}
+	permit := func(r rules, addr string) bool { return r.permit(netip.MustParseAddrPort(addr)) }
 	for _, addr := range []string{
 		"127.0.0.1", "10.0.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255",
 		"::1", "::", "::ffff:10.0.0.1", "::ffff:127.0.0.1", "fd00::1", "fe80::1%eth0", "64:ff9b::a00:1", "2002:7f00:1::", "ff02::1",
 	} {
-		if err := denied(deny, net.JoinHostPort(addr, "514")); err != ErrDenied {
+		if permit(deny, net.JoinHostPort(addr, "514")) {
 			t.Errorf("%s is allowed", addr)
+		}
+		if _, err := Open("syslog://"+net.JoinHostPort(strings.ReplaceAll(addr, "%", "%25"), "514"), newMemory(), everything, &Options{Deny: deny.deny}); !errors.Is(err, ErrDenied) || !errors.Is(err, ErrURL) {
+			t.Errorf("%s: Open gave %v", addr, err)
 		}
 	}
 	for _, addr := range []string{"8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:4860:4860::8888", "::ffff:8.8.8.8"} {
-		if err := denied(deny, net.JoinHostPort(addr, "514")); err != nil {
-			t.Errorf("%s: %v", addr, err)
+		if !permit(deny, net.JoinHostPort(addr, "514")) {
+			t.Errorf("%s is denied", addr)
 		}
 	}
-	if denied(nil, "10.0.0.1:1") != nil || denied([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, "11.0.0.1:1") != nil {
+	ten := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	if !permit(rules{}, "10.0.0.1:1") || !permit(rules{deny: ten}, "11.0.0.1:1") {
 		t.Error("denied without a rule")
 	}
 }
@@ -59,11 +64,11 @@ func TestD09DeniedAtDial(t *testing.T) {
 			t.Errorf("%s: %+v", scheme, s)
 		}
 	}
-	if _, err := dialer(nil)(t.Context(), "tcp", ln.Addr().String()); err != nil {
+	if _, err := newDialer(nil, nil, nil, nil).dial(t.Context(), "tcp", ln.Addr().String()); err != nil {
 		t.Error(err)
 	}
 	<-accepted
-	if _, err := dialer(InternalNetworks())(t.Context(), "tcp", ln.Addr().String()); !errors.Is(err, ErrDenied) {
+	if _, err := newDialer(InternalNetworks(), nil, nil, nil).dial(t.Context(), "tcp", ln.Addr().String()); !errors.Is(err, ErrDenied) {
 		t.Error(err)
 	}
 }

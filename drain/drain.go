@@ -2,14 +2,9 @@ package drain
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
-	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,83 +13,6 @@ import (
 
 // ErrClosed is why records were left when Close came before Shutdown was done.
 var ErrClosed = errors.New("drain: closed")
-
-// DefaultReplay is the default of Options.Replay, in bytes.
-const DefaultReplay = 1 << 20
-
-// Options of a drain or of a Set. The zero value and nil mean the defaults.
-type Options struct {
-	// TLS is for syslog-tls; nil means the system's roots and TLS 1.2 or newer.
-	// It is cloned, and the server's name is set to the URL's host if it is
-	// empty.
-	TLS *tls.Config
-
-	// OmitTags leaves the tags out of messages, unless the URL says
-	// disable-metadata=false.
-	OmitTags bool
-
-	// Replay is how many bytes that the receiver's kernel has acknowledged are
-	// sent again after a connection broke without an orderly close, because the
-	// receiver's process may not have read them. Zero means DefaultReplay,
-	// negative none.
-	Replay int
-
-	// Backoff is the pause before connecting again after the given number of
-	// failures in a row, 0 for the first. Nil means up to 50 ms at first, then
-	// doubling up to 30 s, of each a random part.
-	Backoff func(failures int) time.Duration
-
-	// Deny are networks to which no connection is made, checked for every
-	// address at the moment it is dialled, see InternalNetworks. It is for
-	// drains whose URLs come from tenants; the default is none, for those that
-	// the operator sets.
-	Deny []netip.Prefix
-
-	// DialContext makes connections; nil means a net.Dialer with TCP keepalive
-	// that heeds Deny. One of your own has to heed it itself.
-	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-
-	// Logger is told of connects, failures and closes, with host and port but no
-	// other part of a URL; nil means nobody is told.
-	Logger *slog.Logger
-}
-
-func (o *Options) withDefaults() *Options {
-	var c Options
-	if o != nil {
-		c = *o
-	}
-	if c.TLS != nil {
-		c.TLS = c.TLS.Clone()
-	} else {
-		c.TLS = new(tls.Config)
-	}
-	c.TLS.MinVersion = max(c.TLS.MinVersion, tls.VersionTLS12)
-	if c.Replay == 0 {
-		c.Replay = DefaultReplay
-	}
-	if c.Backoff == nil {
-		c.Backoff = backoff
-	}
-	if c.DialContext == nil {
-		c.DialContext = dialer(slices.Clone(c.Deny))
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	return &c
-}
-
-// backoff is half a heartbeat at first, because most receivers that close are
-// back at once; then full jitter, so that a thousand drains don't return in the
-// same moment.
-func backoff(failures int) time.Duration {
-	limit := 30 * time.Second
-	if failures < 10 {
-		limit = min(limit, 50*time.Millisecond<<failures)
-	}
-	return rand.N(limit)
-}
 
 // Stats are the numbers of a drain since it was opened. For every record that
 // the source gave to it,
@@ -113,12 +31,31 @@ type Stats struct {
 	Resent uint64 `json:"resent"`
 	// Resets of the source, by each of which an unknown number was lost.
 	Resets uint64 `json:"resets"`
+	// Shortened messages are those that a limit did not let say all: tags were
+	// left out, or a measurement's text cut. Lines in parts are not among them.
+	Shortened uint64 `json:"shortened"`
+	LastGap   *Gap   `json:"last_gap,omitempty"` // what was missed last
 
-	Connects  uint64        `json:"connects"` // connections made
-	Failures  uint64        `json:"failures"` // attempts to connect that failed, and connections that broke
+	Bytes    uint64 `json:"bytes"`    // sent, repeats included, without TLS and HTTP around them
+	Connects uint64 `json:"connects"` // connections made
+	Failures uint64 `json:"failures"` // attempts to connect that failed, connections that broke, requests that were not accepted
+	Moves    uint64 `json:"moves"`    // connections given up for their age or because the name no longer means the address
+
 	State     State         `json:"state"`
+	Since     time.Time     `json:"since"`                // of the state
+	Cause     Cause         `json:"cause,omitempty"`      // of LastError
 	LastError string        `json:"last_error,omitempty"` // of the last failure, without secrets; empty when none since the last connect
+	LastSent  time.Time     `json:"last_sent,omitzero"`   // when the receiver last acknowledged something
 	Lag       time.Duration `json:"lag_ns"`               // age of the oldest pending record, by its timestamp
+	Expires   time.Time     `json:"expires,omitzero"`     // when the first of the certificates in use ends, ours or the receiver's
+}
+
+// Gap is a run of records that a drain missed.
+type Gap struct {
+	Records uint64    `json:"records"`
+	From    time.Time `json:"from"`  // timestamp of the last record before it
+	Until   time.Time `json:"until"` // and of the first after it
+	Reason  string    `json:"reason"`
 }
 
 // State is what a drain is doing.
@@ -127,8 +64,10 @@ type State string
 const (
 	Connecting State = "connecting"
 	Connected  State = "connected"
-	Idle       State = "idle"    // the receiver closed the connection; the next record opens it
-	Waiting    State = "waiting" // until it tries to connect again
+	Idle       State = "idle"     // there is no connection and nothing to send; the next record opens one
+	Waiting    State = "waiting"  // until it tries again
+	Held       State = "held"     // an answer says that a person has to act; it tries again every few minutes
+	Disabled   State = "disabled" // the receiver has said for a day that it is gone for good; it tries again every hour
 	Closed     State = "closed"
 	Invalid    State = "invalid" // a binding that is not usable
 )
@@ -139,6 +78,7 @@ type Drain struct {
 	src    envelope.Source
 	query  envelope.Query
 	opts   *Options
+	token  string
 	log    *slog.Logger
 	opened time.Time
 
@@ -168,24 +108,29 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 	if err != nil {
 		return nil, err
 	}
+	opts := o.withDefaults()
+	if opts.own != nil && !opts.own.mayPermit(t) {
+		return nil, fmt.Errorf("%w: %w", ErrURL, ErrDenied)
+	}
+	token := opts.Token
+	if token == "" {
+		token = t.token(&q)
+	}
 	d := &Drain{
 		src:    src,
 		query:  q,
-		opts:   o.withDefaults(),
+		opts:   opts,
+		token:  token,
 		opened: time.Now(),
 		flush:  make(chan struct{}),
 		done:   make(chan struct{}),
 	}
 	d.query.MaxBytes = batchSize
 	d.log = d.opts.Logger.With("drain", t.String())
-	d.stats.State = Connecting
-	omit := d.opts.OmitTags
-	if t.metadata != nil {
-		omit = !*t.metadata
-	}
+	d.stats.State, d.stats.Since = Connecting, d.opened
 	d.feed = feed{
 		target:  t,
-		format:  Formatter{OmitTags: omit, logplex: t.scheme == "https-logplex"},
+		format:  t.formatter(token, opts.OmitTags),
 		opened:  d.opened,
 		ready:   make(chan struct{}, 1),
 		space:   make(chan struct{}, 1),
@@ -193,6 +138,8 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		good:    clone(q.Cursor),
 		seen:    make(map[envelope.StreamID]uint32),
 		aged:    d.opened,
+		reason:  "they came faster than the receiver takes them",
+		tell:    opts.Tell != nil && !selectsAll(q.Select),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	s := &sender{Drain: d}
@@ -212,6 +159,7 @@ func (d *Drain) Stats() Stats {
 	defer d.feed.mu.Unlock()
 	s := d.stats
 	s.Pending = d.feed.pending
+	s.Shortened = d.feed.format.short
 	oldest := d.oldest
 	if oldest == 0 && d.feed.cur != nil && len(d.feed.cur.entries) > 0 {
 		oldest = d.feed.cur.entries[0].oldest

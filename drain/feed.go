@@ -31,6 +31,9 @@ type entry struct {
 	missed   uint64
 	resets   uint64
 
+	lost *loss // what is missed, for those who are to be told of it
+	told *gap  // in a message that is among the run's
+
 	bytes   int
 	end     uint64    // bytes written on the connection up to the end of the run
 	oldest  int64     // timestamp of the first record
@@ -72,6 +75,10 @@ type feed struct {
 	pending  uint64                       // records rendered and not settled
 	owed     uint64                       // records to be read again after going back
 	previous int64                        // timestamp of the last record formatted
+	untold   gap                          // of which the receiver was not told yet
+	toldAt   time.Time                    // when it was told last
+	reason   string                       // why records are missed, if they are
+	tell     bool                         // losses are told to applications, too
 
 	// Owned by whoever runs the feed.
 	read envelope.Cursor
@@ -168,7 +175,7 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	if b.Reset {
 		e.resets = 1
 	}
-	told := missed == 0 && !b.Reset
+	lost := missed > 0 || b.Reset
 	before := len(c.buf)
 	var n uint64
 	for env, err := range b.All() {
@@ -178,22 +185,21 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 		known := n < again
 		n++
 		r, err := env.Route()
-		if !told {
-			told = true
-			rp := &r
-			if err != nil {
-				rp = nil
-			}
-			c.buf = f.loss(c.buf, env, rp, missed, b.Reset)
+		if lost && err == nil {
+			lost = false
+			f.lose(&e, missed, b.Reset, &r)
 		}
 		if e.oldest == 0 {
 			e.oldest = r.Timestamp
 		}
-		if err != nil || !f.target.wants(env, &r) {
+		if err != nil || !f.target.filter.wants(env, &r) {
 			if !known {
 				e.filtered++
 			}
 			continue
+		}
+		if f.untold.any() {
+			c.buf = f.tellGap(c.buf, &e, f.format.prepare(env, &r))
 		}
 		c.buf = f.format.append(c.buf, env, &r)
 		f.previous = r.Timestamp
@@ -205,9 +211,13 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	}
 	if rest := uint64(b.Count) - min(n, uint64(b.Count)); rest > 0 { // a source that hands out torn batches
 		e.missed += rest
+		f.lose(&e, rest, false, nil)
 	}
-	if !told {
-		c.buf = f.loss(c.buf, nil, nil, missed, b.Reset)
+	if lost {
+		f.lose(&e, missed, b.Reset, nil)
+	}
+	if f.untold.any() {
+		c.buf = f.tellGap(c.buf, &e, nil)
 	}
 	e.bytes = len(c.buf) - before
 	f.pending += e.records + e.filtered
@@ -215,19 +225,11 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	c.add(e)
 }
 
-func (f *feed) loss(dst []byte, e envelope.Envelope, r *envelope.Route, n uint64, unknown bool) []byte {
-	since := f.opened
-	if f.previous != 0 {
-		since = time.Unix(0, f.previous)
-	}
-	return f.format.appendLoss(dst, e, r, n, unknown, since, time.Now())
-}
-
 // add puts e at the end, into the last entry if it continues that.
 func (c *chunk) add(e entry) {
 	if n := len(c.entries); n > 0 {
 		last := &c.entries[n-1]
-		if last.ring == e.ring && last.stream == e.stream && last.position == e.start {
+		if last.ring == e.ring && last.stream == e.stream && last.position == e.start && e.lost == nil && e.told == nil {
 			last.position, last.next = e.position, e.next
 			last.records += e.records
 			last.again += e.again

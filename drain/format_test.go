@@ -218,7 +218,7 @@ func TestF14TagValues(t *testing.T) {
 			t.Errorf("%s: %q, want %q", k, got, v)
 		}
 	}
-	if got := string(appendValue(nil, []byte("a\xff\xe2\x82z"))); got != "a\ufffd\ufffd\ufffdz" {
+	if got := string(appendValue(nil, []byte("a\xff\xe2\x82z"), noLimit)); got != "a\ufffd\ufffd\ufffdz" {
 		t.Errorf("invalid UTF-8 became %q", got)
 	}
 }
@@ -311,8 +311,9 @@ func TestGaugeIsBounded(t *testing.T) {
 		t.Errorf("%d bytes, %d messages", len(b), len(unframe(t, b)))
 	}
 	f.AppendFrames(b[:0], logOf(shop, "x"))
-	if cap(f.element) > 2*keepBuffer {
-		t.Errorf("%d bytes kept after one odd record", cap(f.element))
+	f.AppendFrames(b[:0], one(envelope.AppendLog(nil, append(envelope.Identity{SourceID: "b", Tags: map[string]string{"a": strings.Repeat("v", 9000)}}.Encode(), shop.Encode()...), stamp, 0, nil)))
+	if cap(f.odd.element) > 2*keepBuffer || len(f.last.element) > keepBuffer {
+		t.Errorf("%d bytes kept after one odd record", cap(f.odd.element))
 	}
 }
 
@@ -320,14 +321,19 @@ func TestLossNotice(t *testing.T) {
 	var f Formatter
 	e := logOf(shop, "x")
 	r, _ := e.Route()
-	since := time.Date(2026, 2, 3, 4, 5, 0, 0, time.UTC)
-	got := unframe(t, f.appendLoss(nil, e, &r, 12345, false, since, time.Now()))[0]
-	want := "<172>1 2026-02-03T04:05:06.000007+00:00 acme.prod.shop heroku logplex - - Error L10 (output buffer overflow): 12345 messages dropped since 2026-02-03T04:05:00+00:00.\n"
+	g := &gap{records: 12345, from: time.Date(2026, 2, 3, 4, 5, 0, 0, time.UTC).UnixNano(), until: r.Timestamp, reason: `it "fell"`}
+	got := unframe(t, f.appendGap(nil, f.prepare(e, &r), g))[0]
+	want := `<172>1 2026-02-03T04:05:06.000007+00:00 acme.prod.shop heroku logplex - [gap@47450 missed="12345" from="2026-02-03T04:05:00+00:00" until="2026-02-03T04:05:06.000007+00:00" reason="it \"fell\""] Error L10 (output buffer overflow): 12345 messages dropped since 2026-02-03T04:05:00+00:00.` + "\n"
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 	parse(t, got)
-	parse(t, unframe(t, f.appendLoss(nil, nil, nil, 0, true, since, since))[0])
+	parse(t, unframe(t, f.appendGap(nil, nil, &gap{unknown: true}))[0])
+	f = Formatter{layout: herokuFull, token: "d.1"}
+	want = "<172>1 2026-02-03T04:05:06.000007+00:00 d.1 heroku logplex - - Error L10 (output buffer overflow): 12345 messages dropped since 2026-02-03T04:05:00+00:00.\n"
+	if got := unframe(t, f.appendGap(nil, f.prepare(e, &r), g))[0]; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
 }
 
 func TestCacheFollowsTags(t *testing.T) {

@@ -2,7 +2,6 @@ package drain
 
 import (
 	"errors"
-	"io"
 	"time"
 )
 
@@ -19,11 +18,16 @@ func (s *sender) settle() {
 	now := time.Now()
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
-	for s.settled < len(s.sent) && s.sent[s.settled].end <= received {
-		e := &s.sent[s.settled]
+	at, next := s.settled, s.settled // settled runs are put together: at is behind where next is
+	for next < len(s.sent) && s.sent[next].end <= received {
+		e := &s.sent[next]
+		next++
 		e.settled = now
-		s.settled++
 		s.held += e.bytes
+		if e.lost != nil {
+			s.account(e.lost)
+			e.lost = nil
+		}
 		s.stats.Delivered += e.records
 		s.stats.Filtered += e.filtered
 		s.stats.Refused += e.refused
@@ -33,19 +37,55 @@ func (s *sender) settle() {
 		if e.ring != 0 {
 			s.feed.counted[e.ring] = max(s.feed.counted[e.ring], e.position)
 		}
+		if at == 0 || !s.sent[at-1].join(e) {
+			s.sent[at] = *e
+			at++
+		}
 	}
+	if next > s.settled {
+		s.stats.LastSent = now
+	}
+	if at < next {
+		s.sent = append(s.sent[:at], s.sent[next:]...)
+	}
+	s.settled = at
 	s.oldest = 0
 	if s.settled < len(s.sent) {
 		s.oldest = s.sent[s.settled].oldest
 	}
 	waiting := s.settled < len(s.sent)
-	n := 0
-	for n < s.settled && (s.post != nil || s.held > s.opts.Replay || s.held == 0 || s.settled-n > maxSettled ||
+	n, keep := 0, s.replay()
+	for n < s.settled && (s.post != nil || s.held-s.sent[n].bytes >= keep || s.held == 0 || s.settled-n > maxSettled ||
 		!waiting && now.Sub(s.sent[n].settled) > readTime) {
 		s.held -= s.sent[n].bytes
 		n++
 	}
 	s.forget(n)
+}
+
+// replay is how many bytes that were acknowledged are sent again if the
+// connection breaks.
+func (s *sender) replay() int {
+	if s.opts.Replay != 0 || s.conn == nil {
+		return max(s.opts.Replay, 0)
+	}
+	if n, ok := s.conn.unread(); ok {
+		return int(min(n, maxReplay))
+	}
+	return DefaultReplay
+}
+
+// join puts a run that follows into e if both are small: of settled runs it
+// matters only where they began.
+func (e *entry) join(next *entry) bool {
+	if e.ring != next.ring || e.stream != next.stream || e.position != next.start || next.told != nil || e.bytes+next.bytes > joinSize {
+		return false
+	}
+	e.position, e.next, e.settled = next.position, next.next, next.settled
+	e.bytes += next.bytes
+	e.records += next.records
+	e.again += next.again
+	return true
 }
 
 // forget takes the first n entries off the log: they are good.
@@ -77,18 +117,7 @@ func (s *sender) disconnect(err error, orderly bool) {
 	if proven {
 		s.failures = 0
 	}
-	// What is settled may be forgotten if the peer closed in good order, and,
-	// if nothing was waiting for it, once it had the time to read.
-	s.feed.mu.Lock()
-	n := 0
-	waiting := s.settled < len(s.sent)
-	for n < s.settled && (orderly || !waiting && time.Since(s.sent[n].settled) > readTime) {
-		s.held -= s.sent[n].bytes
-		n++
-	}
-	s.forget(n)
-	s.feed.mu.Unlock()
-
+	s.trust(orderly)
 	if len(s.sent) > 0 {
 		s.failed(err)
 		s.rewind()
@@ -100,10 +129,18 @@ func (s *sender) disconnect(err error, orderly bool) {
 	s.setState(Idle)
 }
 
-// isGoodbye reports whether a read ended because the peer closed, in TLS with or
-// without notice.
-func isGoodbye(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+// trust forgets what is settled if the peer closed in good order, and, if nothing
+// was waiting for it, once it had the time to read.
+func (s *sender) trust(orderly bool) {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	n := 0
+	waiting := s.settled < len(s.sent)
+	for n < s.settled && (orderly || !waiting && time.Since(s.sent[n].settled) > readTime) {
+		s.held -= s.sent[n].bytes
+		n++
+	}
+	s.forget(n)
 }
 
 var errPeerClosed = errors.New("the receiver closed the connection")
@@ -117,6 +154,7 @@ func (s *sender) rewind() {
 		unsent = c.entries
 	}
 	s.feed.mu.Lock()
+	s.feed.untell(s.sent[:s.settled], append(s.sent[s.settled:len(s.sent):len(s.sent)], unsent...))
 	cursor := rewind(s.feed.good, s.sent, unsent)
 	for i, e := range s.sent {
 		s.stats.Resent += e.records + e.again

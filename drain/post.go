@@ -2,17 +2,19 @@ package drain
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -22,6 +24,8 @@ const (
 	postTimeout   = 30 * time.Second // for all of it
 	maxAnswer     = 64 << 10         // bytes read of a response, which nobody looks at
 	maxRetryAfter = time.Hour
+	leastWait     = 100 * time.Millisecond // before a request is sent again
+	leastGzip     = 256                    // bytes of a body worth compressing
 	batchPace     = 250 * time.Millisecond // least time between a small request and the next
 )
 
@@ -31,28 +35,40 @@ type poster struct {
 	client  *http.Client
 	target  *target
 	url     string
-	token   string // of application/logplex-1
-	limit   int    // bytes of a body; less after a 413
-	trusted bool   // the receiver has accepted something
+	token   string    // of application/logplex-1
+	limit   int       // bytes of a body; less after a 413
+	trusted bool      // the receiver has accepted something
+	gzip    bool      // until it refuses that
+	gone    time.Time // since when it has answered nothing but 410
 
 	backoff func(failures int) time.Duration
-	report  func(err error) // of each failure; nil: success
+	report  func(err error, state State) // of each failure; nil: success
 }
 
-func newPoster(t *target, o *Options) *poster {
+func newPoster(t *target, o *Options, token string, connected func(expires time.Time)) *poster {
 	u := *t.url
 	u.Scheme = "https"
-	sum := sha256.Sum256([]byte(t.url.String()))
-	config := o.TLS.Clone()
 	return &poster{
 		client: &http.Client{
 			// A redirect would send logs and credentials where nobody said.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Timeout:       postTimeout,
 			Transport: &http.Transport{
-				DialContext:            o.DialContext,
-				TLSClientConfig:        config,
-				TLSHandshakeTimeout:    dialTimeout,
+				DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+					ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+					defer cancel()
+					raw, err := o.DialContext(ctx, network, t.addr)
+					if err != nil {
+						return nil, err
+					}
+					secure, expires, err := handshake(ctx, raw, t, o, "h2", "http/1.1")
+					if err != nil {
+						raw.Close()
+						return nil, err
+					}
+					connected(expires)
+					return secure, nil
+				},
 				ResponseHeaderTimeout:  headerTimeout,
 				IdleConnTimeout:        50 * time.Second, // less than most receivers'
 				MaxConnsPerHost:        1,
@@ -63,8 +79,9 @@ func newPoster(t *target, o *Options) *poster {
 		},
 		target:  t,
 		url:     u.String(),
-		token:   fmt.Sprintf("d.%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16]),
+		token:   token,
 		limit:   bodySize,
+		gzip:    t.gzip,
 		backoff: o.Backoff,
 	}
 }
@@ -99,7 +116,7 @@ func (p *poster) body(frames []byte, most int) (body []byte, n int, rest []byte)
 	if p.target.scheme == "https" {
 		most = 1
 	}
-	if p.target.scheme == "https-logplex" {
+	if p.target.logplex() {
 		rest = frames
 		for n < most {
 			_, next := nextFrame(rest)
@@ -134,28 +151,38 @@ func (p *poster) try(ctx context.Context, body []byte, n int) (status int, err e
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		var wait time.Duration
+		wait, state := leastWait, Waiting
 		if err == nil {
-			if response.StatusCode/100 == 2 {
-				p.trusted = true
-				p.report(nil)
-				return response.StatusCode, nil
+			status := response.StatusCode
+			if status != http.StatusGone {
+				p.gone = time.Time{}
 			}
-			err = fmt.Errorf("the receiver answered %d %s", response.StatusCode, http.StatusText(response.StatusCode))
-			switch verdict(response.StatusCode) {
+			if status/100 == 2 {
+				p.trusted = true
+				p.report(nil, Connected)
+				return status, nil
+			}
+			err = &answerError{status}
+			switch verdict(status) {
 			case again:
-				wait = retryAfter(response.Header.Get("Retry-After"))
-			case hold:
-				wait = holdTime()
-			case refuse:
-				if p.trusted || response.StatusCode == http.StatusRequestEntityTooLarge {
-					p.report(err)
-					return response.StatusCode, nil
+				wait = max(wait, retryAfter(response.Header.Get("Retry-After")))
+			case unpacked:
+				if p.gzip {
+					p.gzip = false
+					continue
 				}
-				wait = holdTime()
+				fallthrough
+			case refuse:
+				if p.trusted || status == http.StatusRequestEntityTooLarge {
+					p.report(err, Connected)
+					return status, nil
+				}
+				fallthrough
+			case hold:
+				wait, state = p.hold(status)
 			}
 		}
-		p.report(err)
+		p.report(err, state)
 		timer := time.NewTimer(max(wait, p.backoff(failures)))
 		select {
 		case <-timer.C:
@@ -166,10 +193,39 @@ func (p *poster) try(ctx context.Context, body []byte, n int) (status int, err e
 	}
 }
 
+// hold is how long to wait until somebody may have put something right: one to
+// five minutes, and an hour when the receiver has been gone for a day.
+func (p *poster) hold(status int) (time.Duration, State) {
+	if status == http.StatusGone {
+		if p.gone.IsZero() {
+			p.gone = time.Now()
+		}
+		if time.Since(p.gone) >= 24*time.Hour {
+			return time.Hour, Disabled
+		}
+	}
+	return time.Minute + mathrand.N(4*time.Minute), Held
+}
+
+// answerError is an answer other than 2xx.
+type answerError struct{ status int }
+
+func (e *answerError) Error() string {
+	text := fmt.Sprintf("the receiver answered %d %s", e.status, http.StatusText(e.status))
+	switch {
+	case e.status == http.StatusUnauthorized, e.status == http.StatusForbidden:
+		text += ": it refuses the credentials"
+	case e.status/100 == 3:
+		text += ": redirects are not followed"
+	}
+	return text
+}
+
 const (
-	again  = iota // it may do better next time
-	hold          // somebody has to put something right
-	refuse        // it does not want this body
+	again    = iota // it may do better next time
+	hold            // somebody has to put something right
+	unpacked        // it does not take compressed bodies, or this one
+	refuse          // it does not want this body
 )
 
 func verdict(status int) int {
@@ -187,12 +243,11 @@ func verdict(status int) int {
 		status == http.StatusProxyAuthRequired,
 		status == http.StatusGone:
 		return hold
+	case status == http.StatusUnsupportedMediaType:
+		return unpacked
 	}
 	return refuse
 }
-
-// holdTime is one to five minutes.
-func holdTime() time.Duration { return time.Minute + mathrand.N(4*time.Minute) }
 
 // retryAfter reads the header of that name, seconds or a date; 0 if it says
 // nothing.
@@ -207,13 +262,23 @@ func retryAfter(v string) time.Duration {
 }
 
 func (p *poster) send(ctx context.Context, body []byte, n int, id string) (*http.Response, error) {
+	packed := false
+	if p.gzip && len(body) >= leastGzip {
+		body, packed = compress(body), true
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
 	if err != nil {
 		return nil, errors.New("no request can be made for the URL")
 	}
+	if packed {
+		request.Header.Set("Content-Encoding", "gzip")
+	}
+	// The same at each attempt; besides, net/http itself tries again where a
+	// connection that was kept open turns out to be closed.
+	request.Header.Set("Idempotency-Key", id)
 	request.Header.Set("User-Agent", "loggregator")
 	request.Header.Set("Content-Type", "text/plain")
-	if p.target.scheme == "https-logplex" {
+	if p.target.logplex() {
 		request.Header.Set("Content-Type", "application/logplex-1")
 		request.Header.Set("Logplex-Msg-Count", strconv.Itoa(n))
 		request.Header.Set("Logplex-Frame-Id", id)
@@ -237,4 +302,20 @@ func frameID() string {
 	var b [16]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
+}
+
+var packers = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is a good one
+	return w
+}}
+
+func compress(body []byte) []byte {
+	var out bytes.Buffer
+	out.Grow(len(body)/4 + 64)
+	w := packers.Get().(*gzip.Writer)
+	defer packers.Put(w)
+	w.Reset(&out)
+	w.Write(body)
+	w.Close()
+	return out.Bytes()
 }

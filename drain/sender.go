@@ -12,15 +12,19 @@ const (
 	// pace is the least time between a small write and the next: lines that
 	// come one by one are gathered for so long.
 	pace = 500 * time.Microsecond
-	// maxEntries bounds what is remembered of runs on their way.
+	// maxEntries bounds what is remembered of runs on their way, maxSettled of
+	// those that may have to be sent again; runs smaller than joinSize bytes are
+	// then put together.
 	maxEntries = 16 << 10
-	maxSettled = 4 << 10
+	maxSettled = 16 << 10
+	joinSize   = 16 << 10
+	// maxReplay bounds what is sent again, in bytes.
+	maxReplay = 64 << 20
 	// readTime is how long after its kernel a receiver that takes everything
 	// may take to read it.
-	readTime = 5 * time.Second
-	// A connection that lived so long, or took so much, ends a row of failures.
-	provenTime  = 10 * time.Second
-	provenBytes = 64 << 10
+	readTime = time.Minute
+	// restTime is after how long without a record a drain gives up its memory.
+	restTime = 10 * time.Second
 	// warnInterval is the least time between two warnings of an outage.
 	warnInterval = time.Minute
 )
@@ -47,12 +51,21 @@ type sender struct {
 	lastSmall bool
 	poll      time.Duration // until the kernel is asked again
 
-	failures int
-	retryAt  time.Time
-	eager    bool // connect though there is nothing to send
-	told     bool // that it connected
-	warned   bool // of an outage that is not over
-	warnedAt time.Time
+	spare       *conn      // takes over soon
+	looking     chan *conn // the spare to come
+	movingSince time.Time
+	lookAt      time.Time // when the name is looked up
+	moveAt      time.Time // not before is the connection replaced
+
+	failures  int
+	downSince time.Time // of the failures
+	retryAt   time.Time
+	eager     bool // connect though there is nothing to send
+	told      bool // that it connected
+	warned    bool // of an outage that is not over
+	warnedAt  time.Time
+	rate      rate
+	teller    teller
 
 	stopFeed  context.CancelFunc
 	fed       chan error // the feed has ended
@@ -62,11 +75,16 @@ type sender struct {
 	refeeds   int
 	feedSince time.Time
 	finished  bool
+	resting   bool // nothing was sent for a while
 }
 
 func (s *sender) run() {
+	s.teller = teller{to: s.opts.Tell, url: s.feed.target.String(), apps: selectsApps(s.query.Select)}
+	if selectsAll(s.query.Select) {
+		s.teller.to = nil
+	}
 	if s.feed.target.https() {
-		s.post = newPoster(s.feed.target, s.opts)
+		s.post = newPoster(s.feed.target, s.opts, s.token, s.posting)
 		s.post.report = s.posted
 		defer s.post.close()
 	} else {
@@ -100,12 +118,25 @@ func (s *sender) run() {
 		}
 		size, any := s.feed.size()
 		if s.flushing && !s.feeding && !any && s.settled == len(s.sent) && s.refeedAt.IsZero() {
+			if _, told := s.feed.tellLate(true); told {
+				continue
+			}
 			s.finished = true
 			return
 		}
 		wait := s.step(size, any)
 		if wait == 0 {
 			continue
+		}
+		later, told := s.feed.tellLate(false)
+		if told {
+			continue
+		}
+		if later > 0 {
+			wait = min(wait, later)
+		}
+		if later := s.teller.losses(s, false); later > 0 {
+			wait = min(wait, later)
 		}
 		timer.Reset(wait)
 		var dead chan struct{}
@@ -124,6 +155,8 @@ func (s *sender) run() {
 		case <-s.ctx.Done():
 		case <-timer.C:
 		case <-s.feed.ready:
+		case c := <-s.looking:
+			s.looked(c)
 		case <-dead:
 		case err := <-fed:
 			s.feeding = false
@@ -138,6 +171,10 @@ func (s *sender) run() {
 // end, and no further.
 func (s *sender) startFlush() {
 	s.flushing = true
+	if s.conn != nil && s.spare != nil {
+		s.spare.close()
+		s.spare = nil
+	}
 	s.haltFeed()
 	s.startFeed(s.again(s.feed.read))
 }
@@ -157,6 +194,10 @@ func (s *sender) step(size int, any bool) time.Duration {
 		s.write(s.feed.takeEmpty())
 		return 0
 	}
+	if s.conn == nil && s.spare != nil {
+		s.moved()
+		return 0
+	}
 	if s.conn == nil && s.post == nil {
 		if !any && !s.eager {
 			return wait
@@ -164,91 +205,48 @@ func (s *sender) step(size int, any bool) time.Duration {
 		if pause := s.retryAt.Sub(now); pause > 0 {
 			return min(wait, pause)
 		}
-		s.connect(any)
-		return 0
-	}
-	if s.conn != nil && s.failures > 0 {
-		if pause := provenTime - now.Sub(s.conn.since); pause > 0 {
-			wait = min(wait, pause)
-		} else {
-			s.recovered()
+		if s.looking == nil {
+			s.connect(any)
+			return 0
 		}
+		return wait // for the one that is on its way
 	}
-	if any && len(s.sent)-s.settled < maxEntries {
-		pause := s.pace - now.Sub(s.lastWrite)
-		if !s.lastSmall || size >= chunkReady || pause <= 0 {
+	if s.conn != nil {
+		more := s.care(now, any)
+		if more == 0 {
+			return 0
+		}
+		wait = min(wait, more)
+	}
+	pause := s.catchPause(now, any)
+	if any && len(s.sent)-s.settled < maxEntries && s.spare == nil {
+		if s.lastSmall && size < chunkReady {
+			pause = max(pause, s.pace-now.Sub(s.lastWrite))
+		}
+		if pause <= 0 {
 			s.write(s.feed.take())
 			return 0
 		}
-		return min(wait, pause)
+		wait = min(wait, pause)
 	}
 	if s.settled < len(s.sent) {
 		s.poll = min(max(2*s.poll, time.Millisecond), time.Second)
 		return min(wait, s.poll)
 	}
+	if !any && !s.resting {
+		if pause := s.lastWrite.Add(restTime).Sub(now); pause > 0 {
+			return min(wait, pause)
+		}
+		s.rest()
+	}
 	return wait
 }
 
-// connect dials once. If nothing waits to be sent, Shutdown does not wait for it.
-func (s *sender) connect(needed bool) {
-	s.setState(Connecting)
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	if !needed {
-		go func() {
-			select {
-			case <-s.flush:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	c, err := dial(ctx, s.ctx, s.feed.target, s.opts)
-	if err != nil {
-		if ctx.Err() != nil { // of no interest any more
-			s.eager = false
-		} else {
-			s.failed(err)
-		}
-		return
-	}
-	s.conn, s.eager = c, false
+// rest gives up what is kept for the next record.
+func (s *sender) rest() {
+	s.resting = true
 	s.feed.mu.Lock()
-	s.stats.Connects++
-	s.stats.State = Connected
-	s.stats.LastError = ""
-	s.feed.mu.Unlock()
-	if s.failures == 0 && !s.told {
-		s.told = true
-		s.log.Info("connected")
-	}
-}
-
-// failed notes a failure to connect or a broken connection and sets when to try
-// again.
-func (s *sender) failed(err error) {
-	s.retryAt = time.Now().Add(s.opts.Backoff(s.failures))
-	s.fail(err)
-}
-
-func (s *sender) fail(err error) {
-	s.failures++
-	s.feed.mu.Lock()
-	s.stats.Failures++
-	s.stats.State = Waiting
-	s.stats.LastError = err.Error()
-	s.feed.mu.Unlock()
-	// Told is the start of an outage, whose end is a connect that lasts, but not
-	// each of many.
-	if s.failures == 1 && time.Since(s.warnedAt) > warnInterval {
-		s.warnedAt, s.warned = time.Now(), true
-		s.log.Warn("receiver does not take logs; trying again until it is back", "error", err)
-	}
-}
-
-func (s *sender) setState(state State) {
-	s.feed.mu.Lock()
-	s.stats.State = state
+	s.feed.format.release()
 	s.feed.mu.Unlock()
 }
 
@@ -259,9 +257,11 @@ func (s *sender) write(c *chunk) {
 		return
 	}
 	defer c.free()
+	s.resting = false
 	var err error
+	n := len(c.buf)
 	switch {
-	case len(c.buf) == 0:
+	case n == 0:
 	case s.post != nil:
 		s.lastWrite, s.lastSmall = time.Now(), len(c.buf) < chunkReady
 		var refused uint64
@@ -276,6 +276,12 @@ func (s *sender) write(c *chunk) {
 		_, err = s.conn.Write(c.buf)
 		s.lastWrite, s.lastSmall = time.Now(), len(c.buf) < chunkReady
 		s.poll = time.Millisecond
+	}
+	if n > 0 {
+		s.rate.sent(s.lastWrite, n)
+		s.feed.mu.Lock()
+		s.stats.Bytes += uint64(n)
+		s.feed.mu.Unlock()
 	}
 	var end uint64
 	if s.conn != nil {
@@ -295,25 +301,30 @@ func (s *sender) write(c *chunk) {
 	}
 }
 
+// posting notes a connection made for requests, from whichever goroutine.
+func (s *sender) posting(expires time.Time) {
+	s.feed.mu.Lock()
+	s.stats.Connects++
+	s.stats.Expires = expires
+	s.feed.mu.Unlock()
+}
+
 // posted notes how a request went.
-func (s *sender) posted(err error) {
+func (s *sender) posted(err error, state State) {
 	if err != nil {
-		s.fail(err)
+		s.fail(err, state)
 		return
 	}
 	s.feed.mu.Lock()
-	s.stats.State = Connected
-	s.stats.LastError = ""
+	s.stats.LastError, s.stats.Cause = "", CauseNone
 	s.feed.mu.Unlock()
+	s.setState(Connected)
+	s.feed.mu.Lock()
+	expires := s.stats.Expires
+	s.feed.mu.Unlock()
+	s.teller.expiring(s, expires)
+	s.catchUp()
 	s.recovered()
-}
-
-func (s *sender) recovered() {
-	s.failures = 0
-	if s.warned {
-		s.warned = false
-		s.log.Info("receiver takes logs again")
-	}
 }
 
 // startFeed lets the feed read q.
@@ -343,11 +354,9 @@ func (s *sender) feedEnded(err error) {
 	if s.ctx.Err() != nil || s.flushing && err == nil {
 		return
 	}
-	if err == nil {
-		err = errors.New("the source's sequence ended")
-	}
+	err = errors.Join(errSourceEnded, err)
 	s.feed.mu.Lock()
-	s.stats.LastError = err.Error()
+	s.stats.LastError, s.stats.Cause = err.Error(), CauseSource
 	s.feed.mu.Unlock()
 	if s.refeeds == 0 {
 		s.log.Warn("source ended", "error", err)
@@ -362,14 +371,21 @@ func (s *sender) feedEnded(err error) {
 	s.refeeds++
 }
 
+var errSourceEnded = errors.New("the source's sequence ended")
+
 // end closes everything and, if the drain did not finish, counts what is left.
 func (s *sender) end() {
-	s.cancel()
+	if !s.finished {
+		s.cancel()
+	}
+	defer s.cancel()
 	s.haltFeed()
 	s.settle()
-	if s.conn != nil {
-		s.conn.close()
+	if s.finished && s.conn != nil {
+		s.retire()
 	}
+	s.teller.losses(s, true)
+	s.drop()
 	left := s.feed.owed // the feed has ended; not 0 if the source ended before it could be read again
 	if !s.finished {
 		left = 0
@@ -397,8 +413,8 @@ func (s *sender) end() {
 	if s.finished {
 		s.feed.pending = left
 	}
-	s.stats.State = Closed
 	s.feed.mu.Unlock()
+	s.setState(Closed)
 	s.log.Info("closed", "undelivered", left)
 }
 
@@ -414,7 +430,7 @@ func (s *sender) unread() (n uint64) {
 		}
 		n += b.Missed
 		for e := range b.All() {
-			if r, err := e.Route(); err == nil && s.feed.target.wants(e, &r) {
+			if r, err := e.Route(); err == nil && s.feed.target.filter.wants(e, &r) {
 				n++
 			}
 		}

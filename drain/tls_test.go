@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// secure is a syslog-tls receiver in memory.
-type secure struct {
+// secureSite is a syslog-tls receiver in memory.
+type secureSite struct {
 	pipes *pipes
 	pool  *x509.CertPool
 	cert  *x509.Certificate
 	got   chan string // messages, and the error that ends a connection
 }
 
-func newSecure(t *testing.T, change func(*tls.Config)) *secure {
+func newSecure(t *testing.T, change func(*tls.Config)) *secureSite {
 	web := httptest.NewTLSServer(nil) // for its certificate
 	web.Close()
-	s := &secure{pipes: newPipes(), pool: x509.NewCertPool(), cert: web.Certificate(), got: make(chan string, 100)}
+	s := &secureSite{pipes: newPipes(), pool: x509.NewCertPool(), cert: web.Certificate(), got: make(chan string, 100)}
 	s.pool.AddCert(s.cert)
 	config := &tls.Config{Certificates: web.TLS.Certificates}
 	if change != nil {

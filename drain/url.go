@@ -1,10 +1,12 @@
 package drain
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -18,13 +20,18 @@ var ErrURL = errors.New("drain: unusable URL")
 type target struct {
 	scheme string
 	host   string // without port and brackets
+	port   string
 	addr   string // host:port
 	url    *url.URL
 
-	kinds    [envelope.KindEvent + 1]bool
-	types    map[string]bool // nil: all source types; else what is in or, with exclude, out
-	exclude  bool
+	filter   filter
 	metadata *bool // nil: as Options says
+	layout   layout
+	strict   bool // MSG is made UTF-8
+	lines    bool // LF ends messages, not a length before them
+	gzip     bool
+	narrow   bool // of cipher suites, those for the platform's own parts
+	maxSize  int
 }
 
 var defaultPorts = map[string]string{"syslog": "514", "syslog-tls": "6514", "https": "443", "https-batch": "443", "https-logplex": "443"}
@@ -35,6 +42,7 @@ func (t *target) String() string { return t.scheme + "://" + t.addr }
 
 func (t *target) https() bool   { return strings.HasPrefix(t.scheme, "https") }
 func (t *target) batched() bool { return strings.HasPrefix(t.scheme, "https-") }
+func (t *target) logplex() bool { return t.scheme == "https-logplex" }
 
 func urlError(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrURL, fmt.Sprintf(format, args...))
@@ -49,75 +57,36 @@ func parseURL(raw string) (*target, error) {
 	if !ok {
 		return nil, urlError("the scheme must be syslog, syslog-tls, https, https-batch or https-logplex")
 	}
-	t := &target{scheme: u.Scheme, host: u.Hostname(), url: u}
+	t := &target{scheme: u.Scheme, host: u.Hostname(), url: u, maxSize: DefaultMaxMessage}
 	if t.host == "" {
 		return nil, urlError("there is no host name")
 	}
+	for _, c := range []byte(t.host) {
+		if c <= ' ' || c >= 0x7f {
+			return nil, urlError("the host name must be in its ASCII form (xn--…)")
+		}
+	}
 	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, urlError("the port must be a number from 1 to 65535")
+		}
 		port = p
 	}
-	t.addr = net.JoinHostPort(t.host, port)
+	t.port, t.addr = port, net.JoinHostPort(t.host, port)
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return nil, urlError("the query does not parse")
 	}
-	if err := t.parseData(query); err != nil {
+	if t.filter, err = parseFilter(query); err != nil {
 		return nil, err
 	}
 	if err := t.parseMetadata(query); err != nil {
 		return nil, err
 	}
-	if err := t.parseTypes(query); err != nil {
+	if err := t.parseForm(query); err != nil {
 		return nil, err
 	}
 	return t, nil
-}
-
-// parseData decides which kinds of records go to the drain. The older parameter
-// drain-type and the newer drain-data mean different things by the same words.
-func (t *target) parseData(query url.Values) error {
-	const (
-		log     = 1 << envelope.KindLog
-		counter = 1 << envelope.KindCounter
-		gauge   = 1 << envelope.KindGauge
-		timer   = 1 << envelope.KindTimer
-		event   = 1 << envelope.KindEvent
-	)
-	kinds, ok := log|event, true
-	switch query.Get("drain-type") {
-	case "":
-	case "logs":
-		kinds = log
-	case "metrics":
-		kinds = counter | gauge
-	case "all":
-		kinds = log | counter | gauge
-	default:
-		return urlError("drain-type must be logs, metrics or all")
-	}
-	switch query.Get("drain-data") {
-	case "":
-	case "logs":
-		kinds = log | event
-	case "metrics":
-		kinds = counter | gauge
-	case "traces":
-		kinds = timer
-	case "all":
-		kinds = log | counter | gauge | timer | event
-	default:
-		ok = false
-	}
-	if !ok {
-		return urlError("drain-data must be logs, metrics, traces or all")
-	}
-	if query.Get("include-metrics-deprecated") != "" {
-		kinds = log | counter | gauge | timer | event
-	}
-	for k := range t.kinds {
-		t.kinds[k] = kinds&(1<<k) != 0
-	}
-	return nil
 }
 
 func (t *target) parseMetadata(query url.Values) error {
@@ -137,58 +106,75 @@ func (t *target) parseMetadata(query url.Values) error {
 	return nil
 }
 
-// sourceTypes are the first parts of source types that the platform writes.
-var sourceTypes = map[string]bool{"API": true, "STG": true, "RTR": true, "LGR": true, "APP": true, "SSH": true, "CELL": true}
-
-// parseTypes reads the filter by source type in the three spellings it has had.
-func (t *target) parseTypes(query url.Values) error {
-	lists := map[bool]string{}
-	for _, exclude := range []bool{false, true} {
-		verb := map[bool]string{false: "include", true: "exclude"}[exclude]
-		for _, noun := range []string{"log-source-types", "source-types", "log-types"} {
-			v := query.Get(verb + "-" + noun)
-			if v == "" {
-				continue
+// parseForm reads what messages and requests look like.
+func (t *target) parseForm(query url.Values) error {
+	if t.logplex() {
+		t.layout = heroku
+	}
+	for _, p := range []struct {
+		name, values string
+		take         func(v string) bool
+	}{
+		{"format", "cf, heroku or heroku-strict", func(v string) bool {
+			switch {
+			case v == "cf":
+				t.layout = cloudFoundry
+			case v == "heroku" && (t.logplex() || t.https()):
+				t.layout = heroku
+			case v == "heroku", v == "heroku-strict":
+				t.layout = herokuFull
+			default:
+				return false
 			}
-			if lists[exclude] != "" && lists[exclude] != v {
-				return urlError("%s-log-source-types is given in two spellings that differ", verb)
-			}
-			lists[exclude] = v
+			return true
+		}},
+		{"framing", "octet-counting, or lf with syslog and syslog-tls", func(v string) bool {
+			t.lines = v == "lf"
+			return v == "octet-counting" || t.lines && !t.https()
+		}},
+		{"utf8", "any or strict", func(v string) bool {
+			t.strict = v == "strict"
+			return t.strict || v == "any"
+		}},
+		{"gzip", "true or false, with https", func(v string) bool {
+			t.gzip = v == "true"
+			return v == "false" || t.gzip && t.https()
+		}},
+		{"max-message-size", fmt.Sprintf("a number of bytes from %d to %d", MinMessage, 2*envelope.MaxSize), func(v string) bool {
+			n, err := strconv.Atoi(v)
+			t.maxSize = n
+			return err == nil && n >= MinMessage && n <= 2*envelope.MaxSize
+		}},
+	} {
+		if v := query.Get(p.name); v != "" && !p.take(v) {
+			return urlError("%s must be %s", p.name, p.values)
 		}
 	}
-	if lists[false] != "" && lists[true] != "" {
-		return urlError("include-log-source-types and exclude-log-source-types cannot be used together")
-	}
-	t.exclude = lists[true] != ""
-	list := lists[t.exclude]
-	if list == "" {
-		return nil
-	}
-	t.types = make(map[string]bool)
-	for name := range strings.SplitSeq(list, ",") {
-		name = strings.ToUpper(strings.TrimSpace(name))
-		if !sourceTypes[name] {
-			return urlError("the source types to include or exclude are API, STG, RTR, LGR, APP, SSH and CELL")
-		}
-		t.types[name] = true
-	}
+	t.narrow = query.Get("ssl-strict-internal") == "true"
 	return nil
 }
 
-// wants reports whether the record goes to the drain.
-func (t *target) wants(e envelope.Envelope, r *envelope.Route) bool {
-	if int(r.Kind) >= len(t.kinds) || !t.kinds[r.Kind] {
-		return false
+// formatter makes the drain's messages.
+func (t *target) formatter(token string, omitTags bool) Formatter {
+	if t.metadata != nil {
+		omitTags = !*t.metadata
 	}
-	if t.types == nil || r.Kind != envelope.KindLog && r.Kind != envelope.KindEvent {
-		return true
+	f := Formatter{OmitTags: omitTags, MaxSize: t.maxSize, layout: t.layout, strict: t.strict, lines: t.lines, token: "host"}
+	if t.layout == herokuFull && !t.https() {
+		f.token = token
 	}
-	v, _ := e.Tag(envelope.TagSourceType)
-	for i, c := range v {
-		if c == '/' {
-			v = v[:i]
-			break
-		}
+	return f
+}
+
+// token is who a drain is to a receiver of Heroku's forms: always the same for
+// one URL and selection, and another for any other.
+func (t *target) token(q *envelope.Query) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q", t.url.String())
+	for _, s := range q.Select {
+		fmt.Fprintf(h, "%q%q%q%q", s.SourceID, s.App, s.Space, s.Org)
 	}
-	return t.types[string(v)] != t.exclude
+	sum := h.Sum(nil)
+	sum[6], sum[8] = sum[6]&0x0f|0x40, sum[8]&0x3f|0x80 // as a random UUID
+	return fmt.Sprintf("d.%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }

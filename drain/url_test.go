@@ -32,11 +32,11 @@ func TestF05Kinds(t *testing.T) {
 		}
 		got := []byte("lecgt")
 		for i, k := range []envelope.Kind{envelope.KindLog, envelope.KindEvent, envelope.KindCounter, envelope.KindGauge, envelope.KindTimer} {
-			if !target.kinds[k] {
+			if !target.filter.kinds[k] {
 				got[i] = '-'
 			}
 		}
-		if string(got) != want || target.kinds[envelope.KindNone] {
+		if string(got) != want || target.filter.kinds[envelope.KindNone] {
 			t.Errorf("%q: %s, want %s", query, got, want)
 		}
 	}
@@ -65,7 +65,7 @@ func TestF20SourceTypes(t *testing.T) {
 			}
 			e := logOf(id, "x")
 			r, _ := e.Route()
-			if target.wants(e, &r) {
+			if target.filter.wants(e, &r) {
 				got = append(got, v)
 			}
 		}
