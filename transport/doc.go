@@ -2,8 +2,8 @@
 //
 // There are two ends. A [Server] listens and hands what arrives to an
 // envelope.Writer. A [Link] reads an envelope.Source from the oldest record on
-// and sends everything to a server, for as long as it lives, over as many
-// connections as that takes.
+// and sends everything to a server, or to several that share the sources between
+// them, for as long as it lives, over as many connections as that takes.
 //
 // # Wire
 //
@@ -21,8 +21,12 @@
 // taken them. A Link keeps nothing but a cursor of what has been acknowledged.
 // When a connection breaks, it goes back to that cursor in its Source, so
 // nothing is lost that the Source still holds, and what it no longer holds is
-// counted in the Missed of the next batch. What was under way when the
-// connection broke is sent twice; the Writer knows it by its numbers.
+// counted in the Missed of the next batch, with the Reason. What was under way
+// when the connection broke is sent twice; the Writer knows it by its numbers.
+//
+// Over a chain of hops each loss is told once, where it happened: a link answers
+// for what is missing in the numbers of its batches (see envelope.Batch.From),
+// because it was told further up, is in Missed, or went to another server.
 //
 // A sender that names no stream gets no answer, and what was under way when its
 // connection broke is lost uncounted. The same goes for datagrams.
@@ -37,8 +41,9 @@
 //
 // A connection of a Server starts with 4 KiB and grows with the bytes that have
 // arrived, never with a length that was merely announced; all connections
-// together stay within ServerOptions.MaxBuffered beyond that. A Link holds about
-// twice 256 KiB and, of each batch in flight, some 64 bytes, which count into
-// LinkOptions.MaxUnacked; the records themselves stay in the Source. Batches handed to a Writer alias the connection's buffer and
-// are borrowed, as envelope.Writer says.
+// together stay within ServerOptions.MaxBuffered beyond that. A Link holds, for
+// each server, about twice 256 KiB and, of each batch in flight, some 64 bytes,
+// which count into LinkOptions.MaxUnacked; the records themselves stay in the
+// Source. Batches handed to a Writer alias the connection's buffer and are
+// borrowed, as envelope.Writer says.
 package transport

@@ -10,7 +10,8 @@ import (
 
 // Flush waits until everything that the Source held when Flush was called has
 // been acknowledged, or was lost in the Source meanwhile. It returns ctx's error
-// if that does not happen in time, ErrClosed if the link is closed first. Of a
+// if that does not happen in time, ErrClosed if the link is closed first. Where
+// there is no connection, it is tried to make one at once. Of a
 // Source that is closed, it waits for what has been read; without a connection
 // it returns the Source's error.
 //
@@ -19,6 +20,7 @@ import (
 // costs about as much as reading what is yet to be sent. When it takes long it
 // asks again, in case the Source has given up what Flush waits for.
 func (l *Link) Flush(ctx context.Context) error {
+	l.hurry()
 	end, _, err := l.held(ctx)
 	closed := err != nil // then what is being read now is all there will be
 	if closed && !l.reading() {
@@ -52,7 +54,7 @@ func (l *Link) Flush(ctx context.Context) error {
 		case <-l.done:
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			if l.ended && l.torn == 0 || !l.ended && !closed && l.covers(end) {
+			if l.ended && l.left() == 0 || !l.ended && !closed && l.covers(end) {
 				return nil
 			}
 			return ErrClosed
@@ -64,7 +66,15 @@ func (l *Link) Flush(ctx context.Context) error {
 func (l *Link) reading() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ended || l.stats.Connected
+	if l.ended {
+		return true
+	}
+	for _, n := range l.lanes {
+		if n.connected {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *Link) hasEnded() bool {
@@ -118,7 +128,7 @@ func (l *Link) Shutdown(ctx context.Context) (left uint64, err error) {
 	if l.hasEnded() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return l.torn, err
+		return l.left(), err
 	}
 	_, left, heldErr := l.held(context.WithoutCancel(ctx))
 	return left, errors.Join(err, heldErr)

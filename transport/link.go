@@ -5,10 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +20,8 @@ var (
 	// LinkOptions.AckTimeout.
 	ErrNoAck = errors.New("transport: server acknowledges nothing")
 
-	errHungUp = errors.New("transport: server closed the connection")
+	errHungUp   = errors.New("transport: server closed the connection")
+	errFinished = errors.New("transport: all sent and acknowledged")
 )
 
 // LinkOptions are what a Link can be told. Nil and the zero value mean the
@@ -33,9 +34,9 @@ type LinkOptions struct {
 	// instead, see TLSFiles.
 	CurrentTLS func() *tls.Config
 
-	// MaxUnacked bounds the bytes that are sent and not acknowledged; then the
-	// link waits. It is a bound on what is sent twice when a connection breaks.
-	// Default 4 MiB.
+	// MaxUnacked bounds the bytes that are sent to a server and not acknowledged;
+	// then the link waits. It is a bound on what is sent twice when a connection
+	// breaks. Default 4 MiB.
 	MaxUnacked int
 	// AckTimeout is how long a server may leave everything that was sent to it
 	// unacknowledged, and a write stuck, before the link goes elsewhere. Default
@@ -45,10 +46,15 @@ type LinkOptions struct {
 	// included. Default 5 s.
 	DialTimeout time.Duration
 
+	// Reason is why records are missing that the Source gave up before they could
+	// be sent, while there was a connection; without one it is
+	// envelope.ReasonLink. Default envelope.ReasonAgent.
+	Reason envelope.Reason
+
 	// Backoff is the pause before the n-th attempt, from 0, since a connection
 	// last got something across. Default: up to 100 ms before the first, then
 	// up to twice as long each time, at most 5 s, all at random, so that
-	// thousands of links do not come back in step.
+	// thousands of links do not come back in step. Flush cuts it short.
 	Backoff func(n int) time.Duration
 
 	// DialContext makes connections. Default: net.Dialer.
@@ -71,6 +77,7 @@ func (o *LinkOptions) withDefaults() LinkOptions {
 	c.MaxUnacked = cmp.Or(max(c.MaxUnacked, 0), 4<<20)
 	c.AckTimeout = cmp.Or(max(c.AckTimeout, 0), 10*time.Second)
 	c.DialTimeout = cmp.Or(max(c.DialTimeout, 0), 5*time.Second)
+	c.Reason = cmp.Or(c.Reason, envelope.ReasonAgent)
 	if c.Backoff == nil {
 		c.Backoff = backoff
 	}
@@ -95,45 +102,72 @@ func backoff(n int) time.Duration {
 }
 
 // Link sends everything a Source holds, and then what arrives there, to a
-// server. It goes on through broken connections and absent servers until it is
-// closed, or until the Source ends its sequence and all has been acknowledged.
+// server, or to several that share the sources between them. It goes on through
+// broken connections and absent servers until it is closed, or until the Source
+// ends its sequences and all has been acknowledged.
 type Link struct {
-	src     envelope.Source
-	targets []target
-	opts    LinkOptions
+	src   envelope.Source
+	opts  LinkOptions
+	lanes []*lane // one for each server
 
-	cancel context.CancelFunc
-	done   chan struct{} // closed when the goroutines are gone
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // of lanes
+	done   chan struct{}  // closed when the goroutines are gone
 
-	mu    sync.Mutex // of what follows, and of the current session
-	acked positions
-	moved chan struct{} // closed when acked moves; nil if nobody waits
-	ended bool          // the Source yields nothing more
-	torn  uint64        // records that the last connection left unacknowledged, until the Source is read again
-	stats LinkStats
-
-	log changes // of the goroutine that connects
+	mu       sync.Mutex // of what follows, of lanes, and of the current sessions
+	acked    positions
+	numbers  positions     // of makers' records, see course
+	credits  positions     // see course
+	credited bool          // there has been any credit
+	moved    chan struct{} // closed when acked moves; nil if nobody waits
+	ended    bool          // the Source yields nothing more
+	torn     bool          // some lane's torn is not 0
+	met      bool          // there has been a connection
+	stats    LinkStats
+	share    *share    // which lane reads what
+	turn     sync.Cond // lanes that wait for their turn to read
+	nudged   time.Time // when Flush last cut pauses short
+	nudge    chan struct{}
 }
 
 // LinkStats is what a Link has counted since it was made.
 type LinkStats struct {
-	Connected  bool
-	Server     string // the one in use, or tried last
+	Connected  bool   // to a server at least
+	Server     string // the ones in use, or used last, or tried
 	Sent       uint64 // records written, repeats after a broken connection included
 	SentBytes  uint64
 	Acked      uint64 // records acknowledged, each once; those that nobody numbered when they were written
 	Missed     uint64 // records that the Source lost before they could be sent, each once
 	Unacked    int    // bytes sent and not acknowledged
-	Reconnects uint64 // connections made after the first
+	Reconnects uint64 // connections made after the first to a server
+	Moves      uint64 // times that the sources were shared out anew among several servers
 	LastError  string // why the last attempt or connection failed; stays when another succeeds
+}
+
+// LinkServer is how it stands with one server of a Link.
+type LinkServer struct {
+	Address   string
+	Connected bool
+	Live      bool   // sources are sent to it
+	Unacked   int    // bytes sent and not acknowledged
+	LastError string // why the last attempt or connection failed; stays when another succeeds
 }
 
 // NewLink starts sending the records of src to the server at addr, which is
 // tcp://host:port, tls://host:port, unix:///path, or several of these separated
-// by commas: the link begins with any of them and, when a connection fails,
-// tries the next.
+// by commas.
 //
-// It returns once addr is understood, and does not wait for the server to be
+// Of several servers, each source goes to one at a time: by its id, so that all
+// links that name the same servers, in whatever order, send it to the same one.
+// A server that cannot be reached, or acknowledges nothing, is left, and only its
+// sources go elsewhere: within a second if it stopped, after
+// LinkOptions.AckTimeout if it hangs. They return when it is back and has shown
+// that it acknowledges. On both ways order within a source is kept, and nothing
+// is lost that src still holds. What was under way when a server was left may
+// have arrived there, and is sent to the next one too. This needs a Source that
+// heeds Query.Where.
+//
+// It returns once addr is understood, and does not wait for a server to be
 // there. It starts goroutines, which Close and Shutdown end. The caller keeps
 // src, which must live until then.
 func NewLink(addr string, src envelope.Source, o *LinkOptions) (*Link, error) {
@@ -141,111 +175,67 @@ func NewLink(addr string, src envelope.Source, o *LinkOptions) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &Link{src: src, targets: targets, opts: o.withDefaults(), cancel: cancel, done: make(chan struct{})}
-	l.log.to = l.opts.Logger
-	go l.run(ctx)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	l := &Link{src: src, opts: o.withDefaults(), cancel: cancel, done: make(chan struct{}), nudge: make(chan struct{})}
+	l.turn.L = &l.mu
+	for _, t := range targets {
+		l.lanes = append(l.lanes, &lane{l: l, target: t, seed: hashOf(t.String()), log: changes{to: l.opts.Logger}})
+	}
+	if l.several() {
+		l.hopeForAll()
+	}
+	for _, lane := range l.lanes {
+		l.wg.Go(func() { lane.run(ctx) })
+	}
+	go func() {
+		l.wg.Wait()
+		cancel(nil)
+		close(l.done)
+	}()
 	return l, nil
 }
 
-// run makes one connection after the other.
-func (l *Link) run(ctx context.Context) {
-	defer close(l.done)
-	at := rand.IntN(len(l.targets))
-	for failures := 0; ; failures++ {
-		t := l.targets[at%len(l.targets)]
-		progress, err := l.connect(ctx, t)
-		if progress {
-			failures = 0
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			l.opts.Logger.Info("the source has ended, and all it gave is acknowledged", "server", t.String())
-			return
-		}
-		l.lost(t, err)
-		if !pause(ctx, l.opts.Backoff(failures)) {
-			return
-		}
-		at++
-	}
-}
-
-// connect dials, and sends until the connection ends. A nil error means that
-// there will be nothing more to send. It reports whether anything got across.
-func (l *Link) connect(ctx context.Context, t target) (progress bool, err error) {
-	l.mu.Lock()
-	l.stats.Server = t.String()
-	l.mu.Unlock()
-	nc, err := l.dial(ctx, t)
-	if err != nil {
-		return false, fmt.Errorf("dial: %w", err)
-	}
-	l.made(t)
-	began := time.Now()
-	s := newSession(l, nc)
-	err = s.run(ctx)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stats.Connected, l.stats.Unacked = false, 0
-	if n := s.pending(); n > 0 {
-		l.torn = n
-	}
-	return s.progress || time.Since(began) > maxBackoff, err
-}
-
-func (l *Link) dial(ctx context.Context, t target) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.opts.DialTimeout)
-	defer cancel()
-	nc, err := l.opts.DialContext(ctx, t.network, t.address)
-	if err != nil || t.host == "" {
-		return nc, err
-	}
-	config := l.opts.TLS
-	if l.opts.CurrentTLS != nil {
-		config = l.opts.CurrentTLS()
-	}
-	if config.ServerName == "" {
-		config = config.Clone()
-		config.ServerName = t.host
-	}
-	tc := tls.Client(nc, config)
-	if err := tc.HandshakeContext(ctx); err != nil {
-		nc.Close()
-		return nil, fmt.Errorf("tls: %w", err)
-	}
-	return tc, nil
-}
-
-func (l *Link) made(t target) {
-	l.mu.Lock()
-	l.stats.Connected = true
-	if l.log.seen {
-		l.stats.Reconnects++
-	}
-	l.mu.Unlock()
-	l.log.up(t)
-}
-
-func (l *Link) lost(t target, err error) {
-	l.mu.Lock()
-	l.stats.LastError = err.Error()
-	l.mu.Unlock()
-	l.log.down(t, err)
-}
+// several reports whether there are servers to choose from.
+func (l *Link) several() bool { return len(l.lanes) > 1 }
 
 // Stats may be called at any time.
 func (l *Link) Stats() LinkStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stats
+	s := l.stats
+	var connected []string
+	for _, lane := range l.lanes {
+		if lane.connected {
+			connected = append(connected, lane.target.String())
+		}
+		if lane.session != nil {
+			s.Unacked += lane.session.unacked
+		}
+	}
+	if s.Connected = len(connected) > 0; s.Connected {
+		s.Server = strings.Join(connected, ",")
+	}
+	return s
+}
+
+// Servers tells how it stands with each server, in the order of the address.
+func (l *Link) Servers() []LinkServer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var servers []LinkServer
+	for _, lane := range l.lanes {
+		s := LinkServer{Address: lane.target.String(), Connected: lane.connected, Live: lane.live, LastError: lane.lastError}
+		if lane.session != nil {
+			s.Unacked = lane.session.unacked
+		}
+		servers = append(servers, s)
+	}
+	return servers
 }
 
 // Close ends the link at once and returns when its goroutines are gone.
 func (l *Link) Close() error {
-	l.cancel()
+	l.cancel(ErrClosed)
 	<-l.done
 	return nil
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -21,18 +23,31 @@ const (
 	entryCost  = 64        // bytes that an entry in flight counts beside its message
 )
 
-// session is one connection of a Link. Three goroutines work on it: one reads
+// session is one connection of a lane. Three goroutines work on it: one reads
 // the Source into a buffer, one writes that buffer while the next one fills, one
 // reads acknowledgements. They share the Link's lock, and hold it neither in the
 // Source nor during I/O.
 type session struct {
-	l  *Link
-	nc net.Conn
+	l    *Link
+	lane *lane
+	nc   net.Conn
 
 	ready sync.Cond // there is something to write
 	space sync.Cond // there is room for more
 
-	begun map[envelope.StreamID]uint64 // rings of which something was sent, now or earlier: feed's alone
+	// Of several servers: the share by which the Source was read to its end; how to
+	// stop reading, and whether that was done; and whether something was left to
+	// another lane. passing is when that lane has none of it any more.
+	finished *share
+	halt     context.CancelFunc
+	halted   bool
+	waits    atomic.Bool
+	entered  uint64 // entries put into flight, ever
+	passed   uint64 // and taken out
+	passing  uint64 // value of passed at which somebody waits; 0: nobody
+	probe    envelope.StreamID
+
+	courses aged[*course] // by ring
 
 	fill    []byte // not yet with the writer
 	queued  uint64 // bytes put into fill, ever
@@ -54,7 +69,8 @@ type entry struct {
 	ring     envelope.StreamID
 	position uint64
 	records  uint64
-	missed   uint64
+	missed   uint64 // by the Source
+	credit   uint64 // of the ring's course
 	end      uint64 // value of queued after it
 	cost     int
 }
@@ -66,10 +82,24 @@ type flow struct {
 	acked   uint64
 }
 
-func newSession(l *Link, nc net.Conn) *session {
-	s := &session{l: l, nc: nc, streams: make(map[envelope.StreamID]flow)}
-	s.ready.L, s.space.L = &l.mu, &l.mu
+func newSession(n *lane, nc net.Conn) *session {
+	s := &session{l: n.l, lane: n, nc: nc, streams: make(map[envelope.StreamID]flow)}
+	s.ready.L, s.space.L = &n.l.mu, &n.l.mu
+	if n.l.several() {
+		s.ask()
+	}
 	return s
+}
+
+// ask puts in line a message without records whose acknowledgement shows that
+// the server takes batches. Only then sources are moved to it.
+func (s *session) ask() {
+	s.probe = envelope.StreamID(rand.Uint64() | 1)
+	var head [envelope.MaxBatchHeader]byte
+	header := envelope.Batch{Stream: s.probe, First: 1, Next: 2}.AppendHeader(head[:0])
+	s.fill = append(binary.AppendUvarint(s.fill, uint64(len(header))), header...)
+	s.queued = uint64(len(s.fill))
+	s.waiting = time.Now()
 }
 
 // run sends until something fails, ctx ends, or the Source has ended and all is
@@ -91,9 +121,6 @@ func (s *session) run(ctx context.Context) error {
 	return nil
 }
 
-// errFinished is why a session ends in which there is nothing more to send.
-var errFinished = errors.New("transport: all sent and acknowledged")
-
 func (s *session) close() {
 	s.nc.Close()
 	s.l.mu.Lock()
@@ -101,104 +128,157 @@ func (s *session) close() {
 	s.closed = true
 	s.ready.Broadcast()
 	s.space.Broadcast()
+	s.l.turn.Broadcast()
 }
 
-// feed reads the Source from the acknowledged cursor on.
+// feed reads the Source from the acknowledged cursor on: once, or again each
+// time that the sources are shared out anew.
 func (s *session) feed(ctx context.Context) error {
-	s.l.mu.Lock()
-	q := everything(s.l.acked)
-	s.begun = s.l.acked.all()
-	s.l.mu.Unlock()
-	q.Follow = true
-	var ended error
-	for b, err := range s.l.src.Batches(ctx, q) {
+	for {
+		seq, q, err := s.begin(ctx)
 		if err != nil {
-			ended = fmt.Errorf("source: %w", err)
-			break
+			return err
 		}
-		if !s.send(s.fromBirth(b)) {
-			return net.ErrClosed
+		var ended error
+		for b, err := range s.l.src.Batches(seq, q) {
+			if err != nil {
+				ended = fmt.Errorf("source: %w", err)
+				break
+			}
+			if !s.send(b) {
+				break
+			}
+		}
+		again, err := s.end(ctx, ended)
+		if !again {
+			return err
 		}
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+}
+
+// begin waits until it is the session's turn to read, and says what.
+func (s *session) begin(ctx context.Context) (context.Context, envelope.Query, error) {
+	l := s.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !s.closed && l.several() && !s.lane.live {
+		l.turn.Wait()
+	}
+	if s.closed {
+		return nil, envelope.Query{}, closedBy(ctx)
+	}
+	s.finished, s.halted = nil, false
+	q := everything(l.acked)
+	q.Follow = true
+	q.Where = l.mine(s)
+	// What is in flight on this connection need not be sent on it again.
+	kept := s.courses
+	s.courses = aged[*course]{}
+	for _, e := range s.flight[s.head:] {
+		if e.ring != 0 {
+			q.Cursor.Rings[e.ring] = e.position
+			if c := kept.get(e.ring); c != nil {
+				s.courses.set(e.ring, c)
+			}
+		}
+	}
+	ctx, s.halt = context.WithCancel(ctx)
+	return ctx, q, nil
+}
+
+// stopReading ends the sequence that is being read, after which feed begins
+// another one. The lock is held.
+func (s *session) stopReading() {
+	s.halted, s.finished = true, nil
+	if s.halt != nil {
+		s.halt()
+	}
+	s.space.Broadcast()
+	s.l.turn.Broadcast()
+}
+
+// end is told that a sequence has ended, and reports whether to begin another
+// one.
+func (s *session) end(ctx context.Context, ended error) (again bool, err error) {
+	l := s.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.halt()
+	if s.closed || ctx.Err() != nil {
+		return false, closedBy(ctx)
+	}
+	if s.halted {
+		return true, nil
 	}
 	// The Source has closed, or failed, which no other connection will change.
 	// What was read is still to be acknowledged.
-	s.l.mu.Lock()
-	defer s.l.mu.Unlock()
-	s.l.ended = true
+	l.ended = true
 	if ended != nil {
-		s.l.stats.LastError = ended.Error()
+		l.stats.LastError = ended.Error()
 	}
-	for s.head < len(s.flight) && !s.closed {
+	for s.head < len(s.flight) && !s.closed && !s.halted {
 		s.space.Wait()
 	}
-	if s.closed {
-		return net.ErrClosed
+	s.finished = l.share
+	for !s.closed && !s.halted && !l.finished() {
+		l.turn.Wait()
 	}
-	return errFinished
+	switch {
+	case s.closed:
+		return false, closedBy(ctx)
+	case s.halted:
+		return true, nil
+	}
+	l.turn.Broadcast()
+	return false, errFinished
 }
 
-// fromBirth makes the first batch of a ring say how many records the ring gave up
-// before the link came to read it: a ring may overflow, or be made and overflow,
-// while there is no connection. Positions begin at 1, and a link is there as long
-// as its Source, so what lies before the first one read was lost to it.
-func (s *session) fromBirth(b envelope.Batch) envelope.Batch {
-	if b.Ring == 0 { // a Source that says nothing of rings means the stream itself
-		b.Ring, b.Position = b.Stream, b.Next
+func closedBy(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	if _, ok := s.begun[b.Ring]; ok || b.Ring == 0 {
-		return b
-	}
-	if b.Count == 0 && b.Missed == 0 { // where it would begin, which is not yet to be passed
-		b.Ring = 0
-		return b
-	}
-	s.begun[b.Ring] = 0
-	if before := b.Position - uint64(b.Count); before > 1 && b.Position > uint64(b.Count) {
-		b.Missed = max(b.Missed, before-1)
-	}
-	return b
+	return net.ErrClosed
 }
 
 // send puts a batch in line for the writer, when there is room, and reports
-// whether the session still lives. A batch that is a position only travels in
-// the line of those in flight, so that the cursor passes it in its turn.
+// whether to go on reading. A batch that is a position only travels in the line
+// of those in flight, so that the cursor passes it in its turn.
 func (s *session) send(b envelope.Batch) bool {
-	e := entry{ring: b.Ring, position: b.Position, records: uint64(b.Count), missed: b.Missed}
-	silent := b.Count == 0 && b.Missed == 0 && !b.Reset
-	var head [envelope.MaxBatchHeader]byte
-	header := head[:0]
-	if !silent {
-		e.stream, e.next = b.Stream, b.Next
-		wire := b
-		wire.Ring, wire.Position = b.Stream, b.Next // where we read it is no matter of the server's
-		header = wire.AppendHeader(header)
-	}
-
-	s.l.mu.Lock()
-	defer s.l.mu.Unlock()
-	for (s.unacked >= s.l.opts.MaxUnacked || len(s.fill) >= fillBuffer) && !s.closed {
+	l := s.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for (s.unacked >= l.opts.MaxUnacked || len(s.fill) >= fillBuffer) && !s.closed && !s.halted {
 		s.space.Wait()
 	}
-	if s.closed {
+	if s.closed || s.halted {
 		return false
 	}
+	if l.torn { // the Source still has what earlier connections left
+		l.torn = false
+		for _, n := range l.lanes {
+			n.torn = 0
+		}
+	}
+	e := entry{records: uint64(b.Count)}
+	s.follow(&b, &e)
+	e.ring, e.position = b.Ring, b.Position
+	silent := b.Count == 0 && b.Missed == 0 && !b.Reset
 	if !silent {
-		size := len(header) + len(b.Records)
+		var head [envelope.MaxBatchHeader]byte
+		e.stream, e.next = b.Stream, b.Next
+		b.Ring, b.Position = b.Stream, b.Next // where we read it is no matter of the server's
+		header := b.AppendHeader(head[:0])
 		if len(s.fill) == 0 {
 			s.ready.Signal()
 		}
 		before := len(s.fill)
-		s.fill = binary.AppendUvarint(s.fill, uint64(size))
+		s.fill = binary.AppendUvarint(s.fill, uint64(len(header)+len(b.Records)))
 		s.fill = append(s.fill, header...)
 		s.fill = append(s.fill, b.Records...)
 		e.cost = len(s.fill) - before
 		s.queued += uint64(e.cost)
-		s.l.torn = 0 // the Source still has what an earlier connection left
-		s.l.stats.Sent += e.records
-		s.l.stats.SentBytes += uint64(e.cost)
+		l.stats.Sent += e.records
+		l.stats.SentBytes += uint64(e.cost)
 		if e.stream != 0 {
 			f := s.streams[e.stream]
 			f.entries++
@@ -213,8 +293,8 @@ func (s *session) send(b envelope.Batch) bool {
 		s.waiting = time.Now()
 	}
 	s.flight = append(s.flight, e)
+	s.entered++
 	s.unacked += e.cost
-	s.l.stats.Unacked = s.unacked
 	if silent {
 		s.settle()
 	}
@@ -250,11 +330,20 @@ func (s *session) settle() {
 				delete(s.streams, e.stream)
 			}
 			s.progress = true
+			if e.stream != e.ring || e.next != e.position {
+				s.l.numbers.set(e.stream, e.next)
+			}
 		}
-		s.l.advance(e.ring, e.position)
+		s.l.settleCredit(e.ring, e.credit)
+		// What begins a sequence says nothing new, and by now another lane may have
+		// sent more of that ring.
+		if e.records > 0 || e.missed > 0 || e.position > s.l.acked.get(e.ring) {
+			s.l.advance(e.ring, e.position)
+		}
 		s.l.stats.Acked += e.records
 		s.l.stats.Missed += e.missed
 		s.unacked -= e.cost
+		s.passed++
 	}
 	if s.head == head {
 		return
@@ -264,8 +353,11 @@ func (s *session) settle() {
 		s.head = 0
 	}
 	s.waiting = time.Now()
-	s.l.stats.Unacked = s.unacked
 	s.space.Broadcast()
+	if s.passing > 0 && s.passed >= s.passing {
+		s.passing = 0
+		s.l.release()
+	}
 }
 
 // write sends what feed has put in line.
@@ -349,6 +441,10 @@ func (s *session) acknowledged(acks []position) {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
 	for _, a := range acks {
+		if a.stream == s.probe && s.probe != 0 {
+			s.probe = 0
+			s.lane.rise()
+		}
 		if f, ok := s.streams[a.stream]; ok {
 			f.acked = max(f.acked, min(a.next, f.sent)) // nothing can have arrived that was not sent
 			s.streams[a.stream] = f
@@ -363,7 +459,7 @@ func (s *session) patience() time.Time {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
 	since := time.Now()
-	if s.head < len(s.flight) {
+	if s.head < len(s.flight) || s.probe != 0 {
 		since = s.waiting
 	}
 	return since.Add(s.l.opts.AckTimeout)
@@ -372,5 +468,5 @@ func (s *session) patience() time.Time {
 func (s *session) overdue() bool {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	return s.head < len(s.flight) && time.Since(s.waiting) >= s.l.opts.AckTimeout
+	return (s.head < len(s.flight) || s.probe != 0) && time.Since(s.waiting) >= s.l.opts.AckTimeout
 }

@@ -57,10 +57,13 @@ func (c *Conn) Reset() {
 
 // Mute makes the other end hear nothing more of this one, without an error to
 // either: writes succeed until the buffer is full.
-func (c *Conn) Mute() {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	c.out.muted = true
+func (c *Conn) Mute() { c.out.mute() }
+
+// over reports whether this end is closed or reset.
+func (c *Conn) over() bool {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	return c.in.readClosed || c.in.err != nil
 }
 
 func (c *Conn) SetDeadline(t time.Time) error {
@@ -119,6 +122,12 @@ func newWay(f Way) *way {
 	}
 	w.changed = sync.NewCond(&w.mu)
 	return w
+}
+
+func (w *way) mute() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.muted = true
 }
 
 func (w *way) wake() {

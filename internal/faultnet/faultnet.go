@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -66,6 +67,46 @@ type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*Listener
 	dialed    int
+	conns     map[string][]*Conn       // the dialers' ends
+	holes     map[string]chan struct{} // closed by Heal
+}
+
+// Swallow makes an address a black hole: connections to it fall silent both ways
+// for good, and dialing it takes until the dialer's patience ends, or Heal.
+func (n *Network) Swallow(address string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.holes == nil {
+		n.holes = make(map[string]chan struct{})
+	}
+	if n.holes[address] == nil {
+		n.holes[address] = make(chan struct{})
+	}
+	for _, c := range n.conns[address] {
+		c.out.mute()
+		c.in.mute()
+	}
+	delete(n.conns, address)
+}
+
+// Heal lets the address be dialed again.
+func (n *Network) Heal(address string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if hole := n.holes[address]; hole != nil {
+		close(hole)
+		delete(n.holes, address)
+	}
+}
+
+// Reset tears all connections to an address.
+func (n *Network) Reset(address string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.conns[address] {
+		c.Reset()
+	}
+	delete(n.conns, address)
 }
 
 // Dialed is how many connections have been made.
@@ -96,6 +137,15 @@ func (n *Network) DialContext(ctx context.Context, _, address string) (net.Conn,
 		return nil, err
 	}
 	n.mu.Lock()
+	for hole := n.holes[address]; hole != nil; hole = n.holes[address] {
+		n.mu.Unlock()
+		select {
+		case <-hole:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		n.mu.Lock()
+	}
 	defer n.mu.Unlock()
 	l := n.listeners[address]
 	if l == nil {
@@ -109,6 +159,10 @@ func (n *Network) DialContext(ctx context.Context, _, address string) (net.Conn,
 	n.dialed++
 	select {
 	case l.backlog <- server:
+		if n.conns == nil {
+			n.conns = make(map[string][]*Conn)
+		}
+		n.conns[address] = append(slices.DeleteFunc(n.conns[address], (*Conn).over), client)
 		return client, nil
 	default:
 		return nil, fmt.Errorf("faultnet: dial %s: backlog full: %w", address, syscall.ECONNREFUSED)

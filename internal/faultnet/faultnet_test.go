@@ -2,6 +2,7 @@ package faultnet
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -164,6 +165,49 @@ func TestNetwork(t *testing.T) {
 		}
 		if _, err := n.Listen("a:1"); err != nil || n.Dialed() != 2 {
 			t.Errorf("again: %v, %d dialed", err, n.Dialed())
+		}
+	})
+}
+
+// A black hole takes what is written and answers nothing; who dials it waits.
+func TestSwallowHealReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Network{}
+		ln, err := n.Listen("a:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		client, err := n.DialContext(t.Context(), "tcp", "a:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Swallow("a:1")
+		client.Write([]byte("x"))
+		server.SetReadDeadline(time.Now().Add(time.Hour))
+		if _, err := server.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read: %v", err)
+		}
+		client.Close()
+		server.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begun := time.Now()
+		if _, err := n.DialContext(ctx, "tcp", "a:1"); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != time.Minute {
+			t.Errorf("dial: %v after %v", err, time.Since(begun))
+		}
+		time.AfterFunc(time.Minute, func() { n.Heal("a:1") })
+		client, err = n.DialContext(t.Context(), "tcp", "a:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Reset("a:1")
+		if _, err := client.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("write: %v", err)
 		}
 	})
 }
