@@ -17,6 +17,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/faultnet"
+	"github.com/cloudfoundry/loggregator/internal/taken"
 )
 
 // serve runs a server on an address of the network, in a bubble.
@@ -46,45 +47,45 @@ const arrival = "2000-01-01T00:00:00Z" // when a bubble's clock begins
 func TestStream(t *testing.T) {
 	octets := func(s string) string { return fmt.Sprintf("%d %s", len(s), s) }
 	const from = "dialer-0"
-	raw := func(text, tags string) record {
-		return record{arrival, from, from, "OUT", text, "app_name=" + from + tags + " hostname=" + from + " source_type=SYSLOG"}
+	raw := func(text, tags string) taken.Record {
+		return taken.Log(arrival, from, from, "OUT", text, "app_name=" + from + tags + " hostname=" + from + " source_type=SYSLOG")
 	}
 	m5424 := `<11>1 2026-01-02T03:04:05.123456789Z web-1 shop 17 ORDER [a b="c\"d"] order 17 refused`
-	r5424 := record{"2026-01-02T03:04:05.123456789Z", "shop", "web-1", "ERR", "order 17 refused",
-		`a.b=c"d app_name=shop appname=shop facility=user hostname=web-1 msgid=ORDER procid=17 severity=err source_type=SYSLOG`}
+	r5424 := taken.Log("2026-01-02T03:04:05.123456789Z", "shop", "web-1", "ERR", "order 17 refused",
+		`a.b=c"d app_name=shop appname=shop facility=user hostname=web-1 msgid=ORDER procid=17 severity=err source_type=SYSLOG`)
 	m3164 := `<13>Jan  2 03:04:05 web-2 cron[9]: done`
-	r3164 := record{"2000-01-02T03:04:05Z", "cron", "web-2", "OUT", "done",
-		`app_name=cron appname=cron facility=user hostname=web-2 procid=9 severity=notice source_type=SYSLOG`}
+	r3164 := taken.Log("2000-01-02T03:04:05Z", "cron", "web-2", "OUT", "done",
+		`app_name=cron appname=cron facility=user hostname=web-2 procid=9 severity=notice source_type=SYSLOG`)
 	cutOff := r3164
 	cutOff.Text = "do"
 	drained := `<14>1 2026-01-02T03:04:05Z acme.prod.shop 9c6 [APP/PROC/WEB/3] - [tags@47450 app_name="shop" space_name="prod"] hello`
-	rDrained := record{"2026-01-02T03:04:05Z", "9c6", "3", "OUT", "hello",
-		`app_name=shop appname=9c6 facility=user hostname=acme.prod.shop procid=[APP/PROC/WEB/3] severity=info source_type=APP/PROC/WEB space_name=prod`}
+	rDrained := taken.Log("2026-01-02T03:04:05Z", "9c6", "3", "OUT", "hello",
+		`app_name=shop appname=9c6 facility=user hostname=acme.prod.shop procid=[APP/PROC/WEB/3] severity=info source_type=APP/PROC/WEB space_name=prod`)
 	multi := "<14>1 - - a - - - one\ntwo"
-	rMulti := record{arrival, "a", from, "OUT", "one\ntwo", "app_name=a appname=a facility=user hostname=" + from + " severity=info source_type=SYSLOG"}
+	rMulti := taken.Log(arrival, "a", from, "OUT", "one\ntwo", "app_name=a appname=a facility=user hostname=" + from + " severity=info source_type=SYSLOG")
 	tests := []struct {
 		name, send string
-		want       []record
+		want       []taken.Record
 		unparsed   uint64
 		truncated  uint64
 	}{
-		{"lines", m5424 + "\n" + m3164 + "\n", []record{r5424, r3164}, 0, 0},
-		{"CR LF", m5424 + "\r\n" + m3164 + "\r\n", []record{r5424, r3164}, 0, 0},
-		{"NUL", m5424 + "\x00" + m3164 + "\x00", []record{r5424, r3164}, 0, 0},
-		{"octets", octets(m5424) + octets(m3164), []record{r5424, r3164}, 0, 0},
-		{"octets and line ends", octets(m5424+"\n") + "\n" + octets(m3164) + "\n", []record{r5424, r3164}, 0, 0},
-		{"octets with a line end inside", octets(multi) + octets(m3164), []record{rMulti, r3164}, 0, 0},
-		{"mixed", m5424 + "\n" + octets(m3164) + m5424 + "\n", []record{r5424, r3164, r5424}, 0, 0},
-		{"without an end", m5424 + "\n" + m3164, []record{r5424, r3164}, 0, 0},
-		{"drained", octets(drained), []record{rDrained}, 0, 0},
-		{"text", "hello\n12 monkeys\n\n\n2026 began\n", []record{raw("hello", ""), raw("12 monkeys", ""), raw("2026 began", "")}, 3, 0},
-		{"only a priority", "<11>hello\n", []record{func() record {
+		{"lines", m5424 + "\n" + m3164 + "\n", []taken.Record{r5424, r3164}, 0, 0},
+		{"CR LF", m5424 + "\r\n" + m3164 + "\r\n", []taken.Record{r5424, r3164}, 0, 0},
+		{"NUL", m5424 + "\x00" + m3164 + "\x00", []taken.Record{r5424, r3164}, 0, 0},
+		{"octets", octets(m5424) + octets(m3164), []taken.Record{r5424, r3164}, 0, 0},
+		{"octets and line ends", octets(m5424+"\n") + "\n" + octets(m3164) + "\n", []taken.Record{r5424, r3164}, 0, 0},
+		{"octets with a line end inside", octets(multi) + octets(m3164), []taken.Record{rMulti, r3164}, 0, 0},
+		{"mixed", m5424 + "\n" + octets(m3164) + m5424 + "\n", []taken.Record{r5424, r3164, r5424}, 0, 0},
+		{"without an end", m5424 + "\n" + m3164, []taken.Record{r5424, r3164}, 0, 0},
+		{"drained", octets(drained), []taken.Record{rDrained}, 0, 0},
+		{"text", "hello\n12 monkeys\n\n\n2026 began\n", []taken.Record{raw("hello", ""), raw("12 monkeys", ""), raw("2026 began", "")}, 3, 0},
+		{"only a priority", "<11>hello\n", []taken.Record{func() taken.Record {
 			r := raw("<11>hello", " facility=user")
 			r.Stream, r.Tags = "ERR", strings.Replace(r.Tags, " source", " severity=err source", 1)
 			return r
 		}()}, 1, 0},
-		{"not UTF-8", "\xff\xfe\n", []record{raw("\xff\xfe", "")}, 1, 0},
-		{"octets cut off", strings.TrimSuffix(octets(m3164), "ne"), []record{cutOff}, 0, 1},
+		{"not UTF-8", "\xff\xfe\n", []taken.Record{raw("\xff\xfe", "")}, 1, 0},
+		{"octets cut off", strings.TrimSuffix(octets(m3164), "ne"), []taken.Record{cutOff}, 0, 1},
 	}
 	for _, test := range tests {
 		for _, chunk := range []int{0, 1, 7} {
@@ -93,7 +94,7 @@ func TestStream(t *testing.T) {
 					network := &faultnet.Network{Plan: func(int) faultnet.Faults {
 						return faultnet.Faults{ToServer: faultnet.Way{Chunk: chunk}}
 					}}
-					dst := newSink(t)
+					dst := taken.New(t)
 					s := serve(t, network, dst, &Options{Location: time.UTC})
 					c, err := network.DialContext(t.Context(), "", "server:514")
 					if err != nil {
@@ -103,7 +104,7 @@ func TestStream(t *testing.T) {
 					c.Close()
 					synctest.Wait()
 					// Messages of one source keep their order; sources do not mind each other.
-					if diff := cmp.Diff(bySource(test.want), bySource(dst.take())); diff != "" {
+					if diff := cmp.Diff(taken.BySource(test.want), taken.BySource(dst.Take())); diff != "" {
 						t.Error(diff)
 					}
 					st := s.Stats()
@@ -114,14 +115,6 @@ func TestStream(t *testing.T) {
 			})
 		}
 	}
-}
-
-func bySource(all []record) map[string][]record {
-	m := make(map[string][]record)
-	for _, r := range all {
-		m[r.Source] = append(m[r.Source], r)
-	}
-	return m
 }
 
 // TestLong: a message of any length comes whole, in parts, and costs no more
@@ -135,7 +128,7 @@ func TestLong(t *testing.T) {
 					text := strings.Repeat("aé日😀", size/10+1)[:size]
 					text = strings.ToValidUTF8(text, "")
 					message := "<11>1 2026-01-02T03:04:05Z h shop - - - " + text
-					network, dst := &faultnet.Network{}, newSink(t)
+					network, dst := &faultnet.Network{}, taken.New(t)
 					s := serve(t, network, dst, &Options{MaxMessage: limit})
 					switch framing {
 					case "datagram":
@@ -158,7 +151,7 @@ func TestLong(t *testing.T) {
 						synctest.Wait()
 					}
 					var whole strings.Builder
-					records := bySource(dst.take())["shop"]
+					records := taken.BySource(dst.Take())["shop"]
 					for i, r := range records {
 						whole.WriteString(r.Text)
 						if want := time.Date(2026, 1, 2, 3, 4, 5, i, time.UTC).Format(time.RFC3339Nano); r.Time != want || r.Stream != "ERR" {
@@ -216,7 +209,7 @@ func TestRubbish(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log lines
-				network, dst := &faultnet.Network{}, newSink(t)
+				network, dst := &faultnet.Network{}, taken.New(t)
 				s := serve(t, network, dst, &Options{Logger: slog.New(&log)})
 				good, _ := network.DialContext(t.Context(), "", "server:514")
 				io.WriteString(good, "<14>1 - - good - - - one\n")
@@ -240,7 +233,7 @@ func TestRubbish(t *testing.T) {
 				}
 				io.WriteString(good, "<14>1 - - good - - - two\n")
 				synctest.Wait()
-				if got := bySource(dst.take())["good"]; len(got) != 2 || got[1].Text != "two" {
+				if got := taken.BySource(dst.Take())["good"]; len(got) != 2 || got[1].Text != "two" {
 					t.Errorf("the good connection suffered: %v", got)
 				}
 				st := s.Stats()
@@ -270,7 +263,7 @@ func random(n int) []byte {
 // are there go on.
 func TestLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network, dst := &faultnet.Network{}, newSink(t)
+		network, dst := &faultnet.Network{}, taken.New(t)
 		s := serve(t, network, dst, &Options{MaxConns: 2, MaxBuffered: 20 << 10})
 		a, _ := network.DialContext(t.Context(), "", "server:514")
 		b, _ := network.DialContext(t.Context(), "", "server:514")
@@ -292,7 +285,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("refused %v", st.Refused)
 		}
 		found := false
-		for _, r := range dst.take() {
+		for _, r := range dst.Take() {
 			found = found || r.Text == strings.Repeat("a", 15<<10)
 		}
 		if !found {
@@ -305,7 +298,7 @@ func TestLimits(t *testing.T) {
 func TestIdentify(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		network, dst := &faultnet.Network{}, newSink(t)
+		network, dst := &faultnet.Network{}, taken.New(t)
 		s := serve(t, network, dst, &Options{MaxMessage: 1 << 10, Identify: func(o Origin) (envelope.Identity, bool) {
 			asked++
 			if o.AppName == "noise" {
@@ -320,7 +313,7 @@ func TestIdentify(t *testing.T) {
 		io.WriteString(c, "<14>1 - h noise - - - "+strings.Repeat("x", 5000)+"\n")
 		c.Close()
 		synctest.Wait()
-		got := dst.take()
+		got := dst.Take()
 		if len(got) != 10 || got[0].Source != "id-shop" || !strings.Contains(got[0].Tags, "space_name=prod") || !strings.Contains(got[0].Tags, "app_name=shop") {
 			t.Errorf("%d records: %v", len(got), got)
 		}
@@ -334,9 +327,9 @@ func TestIdentify(t *testing.T) {
 // closed, so that its sender knows.
 func TestWriterFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network, dst := &faultnet.Network{}, newSink(t)
+		network, dst := &faultnet.Network{}, taken.New(t)
 		s := serve(t, network, dst, nil)
-		dst.refuse(errors.New("full"))
+		dst.Refuse(errors.New("full"))
 		c, _ := network.DialContext(t.Context(), "", "server:514")
 		io.WriteString(c, "one\ntwo\n")
 		if _, err := c.Read(make([]byte, 1)); err == nil {
@@ -353,7 +346,7 @@ func TestWriterFails(t *testing.T) {
 // stays behind.
 func TestShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network, dst := &faultnet.Network{}, newSink(t)
+		network, dst := &faultnet.Network{}, taken.New(t)
 		s := serve(t, network, dst, nil)
 		c, _ := network.DialContext(t.Context(), "", "server:514")
 		idle, _ := network.DialContext(t.Context(), "", "server:514")
@@ -366,7 +359,7 @@ func TestShutdown(t *testing.T) {
 		if d := time.Since(start); d != 200*time.Millisecond {
 			t.Errorf("took %v", d)
 		}
-		if got := dst.take(); len(got) != 3 || got[2].Text != "thr" {
+		if got := dst.Take(); len(got) != 3 || got[2].Text != "thr" {
 			t.Errorf("%v", got)
 		}
 		if err := s.Shutdown(t.Context()); err != nil {
