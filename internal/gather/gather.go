@@ -34,6 +34,7 @@ type Group struct {
 	Records []byte
 	Count   int
 	Missed  uint64 // records that are known to be lost before these
+	Reason  envelope.Reason
 }
 
 // New makes Batches that go to w.
@@ -67,7 +68,7 @@ func (b *Batches) Flush(ctx context.Context) (taken, lost uint64, err error) {
 	size := 0
 	for _, g := range b.groups[:b.used] {
 		if g.Count > 0 || g.Missed > 0 {
-			if e := b.w.WriteBatch(ctx, envelope.Batch{Records: g.Records, Count: g.Count, Missed: g.Missed}); e != nil {
+			if e := b.w.WriteBatch(ctx, envelope.Batch{Records: g.Records, Count: g.Count, Missed: g.Missed, Reason: g.Reason}); e != nil {
 				lost, err = lost+uint64(g.Count), e
 			} else {
 				taken += uint64(g.Count)
@@ -76,7 +77,7 @@ func (b *Batches) Flush(ctx context.Context) (taken, lost uint64, err error) {
 		if size += cap(g.Records); size > keep {
 			g.Records = nil
 		}
-		g.source, g.Records, g.Count, g.Missed = "", g.Records[:0], 0, 0
+		g.source, g.Records, g.Count, g.Missed, g.Reason = "", g.Records[:0], 0, 0, 0
 	}
 	b.used, b.last = 0, nil
 	clear(b.by)

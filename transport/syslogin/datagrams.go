@@ -55,5 +55,5 @@ func (d *datagrams) Take(r *packets.Reader, n int) {
 // Lost implements packets.Taker: whoever reads the end is told as well.
 func (d *datagrams) Lost(n uint64) {
 	d.s.counts.overflow.Add(n)
-	d.s.w.WriteBatch(d.s.ctx, envelope.Batch{Missed: n})
+	d.s.w.WriteBatch(d.s.ctx, envelope.Batch{Missed: n, Reason: envelope.ReasonDatagram})
 }

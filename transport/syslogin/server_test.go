@@ -48,7 +48,7 @@ func TestStream(t *testing.T) {
 	octets := func(s string) string { return fmt.Sprintf("%d %s", len(s), s) }
 	const from = "dialer-0"
 	raw := func(text, tags string) taken.Record {
-		return taken.Log(arrival, from, from, "OUT", text, "app_name=" + from + tags + " hostname=" + from + " source_type=SYSLOG")
+		return taken.Log(arrival, from, from, "OUT", text, "app_name="+from+tags+" hostname="+from+" source_type=SYSLOG")
 	}
 	m5424 := `<11>1 2026-01-02T03:04:05.123456789Z web-1 shop 17 ORDER [a b="c\"d"] order 17 refused`
 	r5424 := taken.Log("2026-01-02T03:04:05.123456789Z", "shop", "web-1", "ERR", "order 17 refused",
@@ -62,7 +62,7 @@ func TestStream(t *testing.T) {
 	rDrained := taken.Log("2026-01-02T03:04:05Z", "9c6", "3", "OUT", "hello",
 		`app_name=shop appname=9c6 facility=user hostname=acme.prod.shop procid=[APP/PROC/WEB/3] severity=info source_type=APP/PROC/WEB space_name=prod`)
 	multi := "<14>1 - - a - - - one\ntwo"
-	rMulti := taken.Log(arrival, "a", from, "OUT", "one\ntwo", "app_name=a appname=a facility=user hostname=" + from + " severity=info source_type=SYSLOG")
+	rMulti := taken.Log(arrival, "a", from, "OUT", "one\ntwo", "app_name=a appname=a facility=user hostname="+from+" severity=info source_type=SYSLOG")
 	tests := []struct {
 		name, send string
 		want       []taken.Record
