@@ -46,15 +46,21 @@ const SourceTypeLGR = "LGR"
 // Encode encodes id. Text that is not UTF-8 is made so, because one bad tag
 // would make every envelope unreadable to every protobuf reader.
 func (id Identity) Encode() Fixed {
-	var f []byte
-	f = appendString(f, keySourceID, id.SourceID)
-	if id.InstanceID != "" {
-		f = appendString(f, keyInstanceID, id.InstanceID)
-	}
+	f := Fixed(nil).AppendSource(id.SourceID, id.InstanceID)
 	for _, k := range slices.Sorted(maps.Keys(id.Tags)) {
 		f = appendTag(f, k, id.Tags[k])
 	}
 	return slices.Clip(f)
+}
+
+// AppendSource appends source and instance to f itself, which should have nothing
+// yet: a source id is found fastest where it stands first.
+func (f Fixed) AppendSource(sourceID, instanceID string) Fixed {
+	f = appendString(f, keySourceID, sourceID)
+	if instanceID != "" {
+		f = appendString(f, keyInstanceID, instanceID)
+	}
+	return f
 }
 
 // WithTag returns f with one more tag, which wins over one of the same key.
