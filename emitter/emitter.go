@@ -26,6 +26,7 @@ import (
 	"unsafe"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/clock"
 )
 
 // TagSeverity is the tag by which a record of [Emitter.Handler] says its level.
@@ -70,6 +71,7 @@ type core struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	closed atomic.Bool
+	clock  clock.Clock
 
 	accepted atomic.Uint64
 	refused  atomic.Uint64
@@ -109,7 +111,7 @@ func (e *Emitter) With(tags map[string]string) *Emitter {
 }
 
 // Log emits one line, or a text of several lines as one record, as it is.
-func (e *Emitter) Log(t envelope.LogType, line string) { e.log(time.Now().UnixNano(), t, view(line)) }
+func (e *Emitter) Log(t envelope.LogType, line string) { e.log(e.clock.Now(), t, view(line)) }
 
 func (e *Emitter) log(now int64, t envelope.LogType, line []byte) {
 	b := take()
@@ -132,7 +134,7 @@ func (e *Emitter) log(now int64, t envelope.LogType, line []byte) {
 func (e *Emitter) Counter(name string, delta uint64) {
 	b := take()
 	total := e.totals.add(name, delta)
-	b.records = envelope.AppendCounter(b.records, e.fixed, time.Now().UnixNano(), name, delta, total)
+	b.records = envelope.AppendCounter(b.records, e.fixed, e.clock.Now(), name, delta, total)
 	e.send(b.records, 1)
 	b.give()
 }
@@ -141,7 +143,7 @@ func (e *Emitter) Counter(name string, delta uint64) {
 func (e *Emitter) Gauge(name string, value float64, unit string) {
 	b := take()
 	m := envelope.Metric{Name: view(name), Unit: view(unit), Value: value}
-	b.records = envelope.AppendGauge(b.records, e.fixed, time.Now().UnixNano(), m)
+	b.records = envelope.AppendGauge(b.records, e.fixed, e.clock.Now(), m)
 	e.send(b.records, 1)
 	b.give()
 }
@@ -149,7 +151,7 @@ func (e *Emitter) Gauge(name string, value float64, unit string) {
 // Timer emits how long something took.
 func (e *Emitter) Timer(name string, start, stop time.Time) {
 	b := take()
-	b.records = envelope.AppendTimer(b.records, e.fixed, time.Now().UnixNano(), name, start.UnixNano(), stop.UnixNano())
+	b.records = envelope.AppendTimer(b.records, e.fixed, e.clock.Now(), name, start.UnixNano(), stop.UnixNano())
 	e.send(b.records, 1)
 	b.give()
 }
@@ -157,7 +159,7 @@ func (e *Emitter) Timer(name string, start, stop time.Time) {
 // Event emits that something happened.
 func (e *Emitter) Event(title, body string) {
 	b := take()
-	b.records = envelope.AppendEvent(b.records, e.fixed, time.Now().UnixNano(), title, body)
+	b.records = envelope.AppendEvent(b.records, e.fixed, e.clock.Now(), title, body)
 	e.send(b.records, 1)
 	b.give()
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strconv"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -93,7 +92,7 @@ type lines struct {
 
 func (l *lines) begin() {
 	l.out = take()
-	l.last = max(l.last, time.Now().UnixNano()-1)
+	l.last = max(l.last, l.e.clock.Now()-1)
 }
 
 func (l *lines) end() {
