@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 )
@@ -22,7 +23,8 @@ type Binding struct {
 	URL string `json:"url"`
 
 	// From is where a drain starts that was not there before: "oldest" is the
-	// oldest record held, and the default; "now" leaves out what was before.
+	// oldest record held, and the default; "now" leaves out what was before; a
+	// duration like "10m" is so long ago.
 	From string `json:"from,omitempty"`
 
 	// PEM texts: certificates that this drain trusts besides the usual ones, and
@@ -39,13 +41,17 @@ func (b Binding) selection() Binding {
 
 func (b Binding) query() (envelope.Query, error) {
 	s := envelope.Selector{SourceID: b.SourceID, App: b.App, Space: b.Space, Org: b.Org}
-	q := envelope.Query{Select: []envelope.Selector{s}, History: true}
+	q := envelope.Query{Select: []envelope.Selector{s}}
 	switch b.From {
 	case "", "oldest":
+		q.History = true
 	case "now":
-		q.History = false
 	default:
-		return q, errors.New(`drain: "from" must be oldest or now`)
+		ago, err := time.ParseDuration(b.From)
+		if err != nil || ago < 0 {
+			return q, errors.New(`drain: "from" must be oldest, now, or a duration`)
+		}
+		q.Since = time.Now().Add(-ago)
 	}
 	return q, nil
 }
@@ -56,30 +62,47 @@ func (b Binding) options(o *Options) (*Options, error) {
 	if b.CA == "" && b.Cert == "" && b.Key == "" {
 		return o, nil
 	}
-	c := o.withDefaults()
-	if b.CA != "" {
-		pool := c.TLS.RootCAs
-		if pool != nil {
-			pool = pool.Clone()
-		} else if system, err := x509.SystemCertPool(); err == nil {
-			pool = system // a copy
-		} else {
-			pool = x509.NewCertPool()
-		}
-		if !pool.AppendCertsFromPEM([]byte(b.CA)) {
-			return nil, errors.New(`drain: "ca" holds no certificate in PEM`)
-		}
-		c.TLS.RootCAs = pool
-	}
+	var pair []tls.Certificate
 	if b.Cert != "" || b.Key != "" {
 		if b.Cert == "" || b.Key == "" {
 			return nil, errors.New(`drain: "cert" and "key" go together`)
 		}
-		pair, err := tls.X509KeyPair([]byte(b.Cert), []byte(b.Key))
+		p, err := tls.X509KeyPair([]byte(b.Cert), []byte(b.Key))
 		if err != nil {
 			return nil, errors.New(`drain: "cert" and "key" are not a certificate and its key in PEM`)
 		}
-		c.TLS.Certificates = []tls.Certificate{pair}
+		pair = []tls.Certificate{p}
+	}
+	if b.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(b.CA)) {
+		return nil, errors.New(`drain: "ca" holds no certificate in PEM`)
+	}
+	with := func(config *tls.Config) *tls.Config {
+		c := config.Clone()
+		if pair != nil {
+			c.Certificates = pair
+		}
+		if b.CA != "" {
+			if c.RootCAs != nil {
+				c.RootCAs = c.RootCAs.Clone()
+			} else if system, err := x509.SystemCertPool(); err == nil {
+				c.RootCAs = system // a copy
+			} else {
+				c.RootCAs = x509.NewCertPool()
+			}
+			c.RootCAs.AppendCertsFromPEM([]byte(b.CA))
+		}
+		return c
+	}
+	c := o.withDefaults()
+	c.TLS = with(c.TLS)
+	if get := c.GetTLS; get != nil {
+		c.GetTLS = func() (*tls.Config, error) {
+			config, err := get()
+			if err != nil {
+				return nil, err
+			}
+			return with(config), nil
+		}
 	}
 	return c, nil
 }
@@ -96,7 +119,14 @@ func (b Binding) check(o *Options) error {
 	return err
 }
 
+// open opens the drain at from, or if that is empty where the binding says.
 func (b Binding) open(src envelope.Source, o *Options, from envelope.Cursor) (*Drain, error) {
+	return b.openSince(src, o, from, time.Time{})
+}
+
+// openSince is open with nothing that is older than since, if that is set, in
+// place of what the binding says.
+func (b Binding) openSince(src envelope.Source, o *Options, from envelope.Cursor, since time.Time) (*Drain, error) {
 	q, err := b.query()
 	if err != nil {
 		return nil, err
@@ -105,44 +135,74 @@ func (b Binding) open(src envelope.Source, o *Options, from envelope.Cursor) (*D
 		return nil, err
 	}
 	q.Cursor = from
+	if !since.IsZero() {
+		q.Since, q.History = since, false
+	}
 	return Open(b.URL, src, q, o)
 }
 
-// listed is one entry of a binding file: a binding, or why it is none.
+// listed is one entry of a provider's answer: a binding, or why it is none.
 type listed struct {
 	Binding
 	err error
 }
 
+// bindingList gathers the entries of one answer. Checks are not cheap, since keys
+// are parsed: what was found good before is not checked again.
+type bindingList struct {
+	opts    *Options
+	known   map[Binding]bool // found good in the last answer
+	entries []listed
+	seen    map[Binding]int
+}
+
+// add takes an entry in. One that is there already is refused, or passed over if
+// the provider may repeat itself.
+func (l *bindingList) add(b Binding, repeats bool) {
+	if l.seen == nil {
+		l.seen = make(map[Binding]int)
+	}
+	if first, ok := l.seen[b]; ok {
+		if !repeats {
+			l.refuse(b, fmt.Errorf("drain: the same as entry %d", first))
+		}
+		return
+	}
+	if !l.known[b] {
+		if err := b.check(l.opts); err != nil {
+			l.refuse(b, err)
+			return
+		}
+	}
+	l.seen[b] = len(l.entries)
+	l.entries = append(l.entries, listed{Binding: b})
+}
+
+func (l *bindingList) refuse(b Binding, err error) {
+	l.entries = append(l.entries, listed{b, err})
+}
+
 // parseBindings reads a binding file. The error is for a file that is broken as
 // a whole; entries that are wrong are in the list, with the reason.
-func parseBindings(text []byte, o *Options) ([]listed, error) {
+func parseBindings(text []byte, list *bindingList) error {
 	var file struct {
 		Drains *[]json.RawMessage `json:"drains"`
 	}
 	if err := json.Unmarshal(text, &file); err != nil {
-		return nil, fmt.Errorf("drain: binding file: %w", err)
+		return fmt.Errorf("drain: binding file: %w", err)
 	}
 	if file.Drains == nil {
-		return nil, errors.New(`drain: binding file: there is no list "drains"`)
+		return errors.New(`drain: binding file: there is no list "drains"`)
 	}
-	list := make([]listed, len(*file.Drains))
-	seen := make(map[Binding]int)
-	for i, raw := range *file.Drains {
-		entry := &list[i]
+	for _, raw := range *file.Drains {
+		var b Binding
 		in := json.NewDecoder(bytes.NewReader(raw))
 		in.DisallowUnknownFields() // a misspelt selection would be one of everything
-		if entry.err = in.Decode(&entry.Binding); entry.err != nil {
+		if err := in.Decode(&b); err != nil {
+			list.refuse(b, err)
 			continue
 		}
-		if entry.err = entry.check(o); entry.err != nil {
-			continue
-		}
-		if first, ok := seen[entry.Binding]; ok {
-			entry.err = fmt.Errorf("drain: the same as entry %d", first)
-			continue
-		}
-		seen[entry.Binding] = i
+		list.add(b, false)
 	}
-	return list, nil
+	return nil
 }

@@ -1,12 +1,10 @@
 package drain
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -14,34 +12,105 @@ import (
 )
 
 const (
-	pollInterval = time.Second
-	flushTime    = 10 * time.Second // for a drain whose binding was removed
-	maxFile      = 64 << 20
+	flushTime = 10 * time.Second // for a drain whose binding was removed
+	leaveTime = time.Second      // if its receiver takes nothing anyhow
 )
 
-// Set is the drains of one process: those that a file of bindings names. It
-// follows the file, see OpenFile.
+// DefaultPerApp is the default of SetOptions.PerApp.
+const DefaultPerApp = 5
+
+// SetOptions are those of a Set. The zero value and nil mean the defaults.
+type SetOptions struct {
+	// Drains are the options of the drains that the operator's File names, and
+	// the Logger that of the Set.
+	Drains *Options
+
+	// Tenants are the options of the drains that CAPI and BindingCache name.
+	// Default those of Drains, and Deny InternalNetworks if neither Deny nor
+	// DialContext says otherwise.
+	Tenants *Options
+
+	// PerApp bounds how many drains CAPI and BindingCache may name for one
+	// application; more are refused. Default DefaultPerApp, negative no bound.
+	PerApp int
+
+	// Positions is a file in which the places of the drains are kept, so that
+	// another process goes on where this one ended, however it ended: nothing is
+	// lost that the source still holds, and what had not been acknowledged for
+	// sure is sent again, as after a break. It is written at most once a second
+	// while something moves. Only one process may use it. Default none.
+	Positions string
+
+	// NoTest leaves out the test of new bindings, see Status.Test. Bindings that
+	// are there from the start are tested only if Positions tells that they are
+	// new.
+	NoTest bool
+}
+
+func (o *SetOptions) withDefaults() *SetOptions {
+	var c SetOptions
+	if o != nil {
+		c = *o
+	}
+	tenants := c.Tenants
+	if tenants == nil {
+		tenants = c.Drains
+	}
+	safe := Options{}
+	if tenants != nil {
+		safe = *tenants
+	}
+	if safe.Deny == nil && safe.DialContext == nil {
+		safe.Deny = InternalNetworks()
+	}
+	c.Drains, c.Tenants = c.Drains.withDefaults(), safe.withDefaults()
+	if c.PerApp == 0 {
+		c.PerApp = DefaultPerApp
+	}
+	return &c
+}
+
+// Set is the drains of one process: those that its Providers name, which it
+// follows.
 type Set struct {
-	path string
 	src  envelope.Source
-	opts *Options
+	opts *SetOptions
 	log  *slog.Logger
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	stop   context.CancelFunc // ends the following of the file
-	polled chan struct{}      // closed when it has ended
-	wg     sync.WaitGroup     // drains on their way out, or in after their predecessor
+	ctx       context.Context // ends with Close
+	cancel    context.CancelFunc
+	stop      context.CancelFunc // ends the following of providers, and tests
+	stopping  context.Context    // ends with stop
+	following sync.WaitGroup     // the followers, and who keeps positions
+	wg        sync.WaitGroup     // drains on their way out, or in after their predecessor; tests
 
-	mu     sync.Mutex
-	closed bool
-	drains []*bound // in the order of the file
-	err    error    // of the file as a whole
+	mu           sync.Mutex
+	closed       bool
+	groups       []*group
+	layout       uint64 // counts changes of what drains there are
+	positionsErr error
+	tests        queue
 
-	text    []byte // of the last good file; from here on owned by the poller
-	size    int64
-	modTime time.Time
-	broken  string // what is wrong with the file was said
+	positions   *positions // nil: none
+	saving      sync.Mutex // held while they are written; guards the next
+	savedAt     time.Time
+	savedLayout uint64 // guarded by mu
+}
+
+// group is a provider and what it named. Set.mu guards what follows the caution,
+// which is the follower's.
+type group struct {
+	*Provider
+	opts    *Options
+	known   map[Binding]bool
+	caution caution
+
+	drains  []*bound // in the order of the answer
+	loaded  bool     // there was an answer
+	err     error    // of the last fetch
+	good    time.Time
+	kept    int             // see caution
+	refused map[listed]bool // entries that were told
 }
 
 // bound is a binding and its drain. Set.mu guards the fields but ready.
@@ -49,167 +118,263 @@ type bound struct {
 	listed
 	drain   *Drain
 	removed bool
-	start   envelope.Cursor
+	before  *bound          // whom this one takes over from, until it does
+	start   envelope.Cursor // where it takes up; empty: where the binding says
+	since   time.Time       // then, if it is set, with nothing older
+	opened  time.Time       // the first time, by the positions file
+	fresh   bool            // it is to be tested
+	verdict *Verdict
 	ready   chan struct{} // closed when the drain is open or will not be: a predecessor is flushed first
+
+	text     string // the cursor, in the positions file; guarded by Set.saving
+	progress progress
 }
 
-// Status is the state of one binding.
-type Status struct {
-	SourceID string `json:"source_id,omitempty"`
-	App      string `json:"app,omitempty"`
-	Space    string `json:"space,omitempty"`
-	Org      string `json:"org,omitempty"`
-	URL      string `json:"url"` // scheme, host and port
-	Stats
-}
-
-// OpenFile opens the drains that the file names:
-//
-//	{"drains": [
-//	  {"source_id": "0d1e2f30-…", "url": "syslog-tls://logs.example.com:6514"},
-//	  {"app": "shop", "space": "prod", "url": "syslog://10.0.0.7:514"},
-//	  {"url": "syslog://archive:514?drain-data=all", "from": "now"}
-//	]}
-//
-// See Binding for what an entry may hold. An entry that is wrong is logged by
-// its index and the reason, and shows in Status; the others live. It fails if
-// the file cannot be read or is no such list.
-//
-// The file is looked at every second while the set is open. Bindings that did
-// not change keep their drain and its connection. One that is gone is flushed
-// for at most ten seconds and closed. One that selects the same as one that is
-// gone continues at its cursor, after it was flushed; any other new one starts
-// with the oldest record held, unless it says otherwise. While the file is
-// missing or broken the last good bindings stay, which is logged once: replace
-// the file by renaming a new one onto it.
+// OpenFile opens the drains that a File names. It fails if the file cannot be
+// read or is no such list.
 func OpenFile(path string, src envelope.Source, o *Options) (*Set, error) {
-	s := &Set{path: path, src: src, opts: o.withDefaults(), polled: make(chan struct{})}
-	s.log = s.opts.Logger
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if err := s.load(); err != nil {
-		s.cancel()
-		return nil, err
+	return OpenSet(src, &SetOptions{Drains: o}, File(path))
+}
+
+// OpenSet opens the drains that the providers name, and follows them. It fails if
+// a File cannot be read as a whole, or the positions file; servers are asked from
+// then on.
+//
+// Bindings that did not change keep their drain and its connection. One that is
+// gone is flushed for at most ten seconds and closed, one second if its receiver
+// is away. One that selects the same as one that is gone continues at its cursor,
+// after it was flushed. Any other new one starts where the positions file says,
+// or else its binding. An entry that is wrong is logged with the reason, shows in
+// Status, and if it names an application that is told; the others live.
+func OpenSet(src envelope.Source, o *SetOptions, providers ...*Provider) (*Set, error) {
+	s := &Set{src: src, opts: o.withDefaults(), layout: 1}
+	s.log = s.opts.Drains.Logger
+	if s.opts.Positions != "" {
+		var err error
+		if s.positions, err = openPositions(s.opts.Positions); err != nil {
+			return nil, err
+		}
 	}
-	ctx, stop := context.WithCancel(s.ctx)
-	s.stop = stop
-	go s.follow(ctx)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.stopping, s.stop = context.WithCancel(s.ctx)
+	for _, p := range providers {
+		g := &group{Provider: p, opts: s.opts.Drains, refused: make(map[listed]bool)}
+		if p.tenants {
+			g.opts = s.opts.Tenants
+		}
+		s.groups = append(s.groups, g)
+		if p.careful {
+			continue
+		}
+		if err := s.load(g); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	for _, g := range s.groups {
+		s.following.Go(func() { s.follow(g) })
+	}
+	if s.positions != nil {
+		s.following.Go(func() { s.keepPositions(s.stopping.Done()) })
+	}
 	return s, nil
 }
 
-func (s *Set) follow(ctx context.Context) {
-	defer close(s.polled)
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
+// follow asks a provider again and again.
+func (s *Set) follow(g *group) {
+	broken := ""
+	report := func(err error) {
+		switch {
+		case err == nil && broken != "":
+			s.log.Info("bindings can be read again", "provider", g.name)
+			broken = ""
+		case err != nil && broken != err.Error():
+			s.log.Warn("bindings not usable; keeping the last good ones", "provider", g.name, "error", err)
+			broken = err.Error()
+		}
+	}
+	if g.careful { // the others were asked already
+		report(s.load(g))
+	}
+	pause := time.NewTimer(g.pause())
+	defer pause.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-s.stopping.Done():
 			return
-		case <-tick.C:
+		case <-pause.C:
 		}
-		err := s.load()
-		s.mu.Lock()
-		s.err = err
-		s.mu.Unlock()
-		switch {
-		case err == nil && s.broken != "":
-			s.log.Info("binding file is good again", "file", s.path)
-			s.broken = ""
-		case err != nil && s.broken != err.Error():
-			s.log.Warn("binding file not usable; keeping the last good bindings", "error", err)
-			s.broken = err.Error()
+		err := s.load(g)
+		if s.stopping.Err() != nil {
+			return
 		}
+		report(err)
+		pause.Reset(g.pause())
 	}
 }
 
-// load reads the file if it may have changed, and applies it. A file changed
-// within the last seconds is read again, for the clock of file systems is
-// coarse.
-func (s *Set) load() error {
-	info, err := os.Stat(s.path)
-	if err != nil {
-		return fmt.Errorf("drain: binding file: %w", err)
-	}
-	if s.broken == "" && info.Size() == s.size && info.ModTime().Equal(s.modTime) && time.Since(s.modTime) > 3*time.Second {
+// load asks a provider once, and makes the drains those that it names.
+func (s *Set) load(g *group) error {
+	list := bindingList{opts: g.opts, known: g.known}
+	changed, err := g.fetch(s.stopping, &list)
+	if s.stopping.Err() != nil {
 		return nil
 	}
-	if info.Size() > maxFile {
-		return fmt.Errorf("drain: binding file: larger than %d bytes", maxFile)
+	if err == nil && changed {
+		g.known = make(map[Binding]bool, len(list.entries))
+		for _, e := range list.entries {
+			if e.err == nil {
+				g.known[e.Binding] = true
+			}
+		}
+		s.apply(g, list.entries)
 	}
-	text, err := os.ReadFile(s.path)
-	if err != nil {
-		return fmt.Errorf("drain: binding file: %w", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.err = err; err == nil {
+		g.good = time.Now()
 	}
-	if s.text != nil && bytes.Equal(text, s.text) {
-		s.size, s.modTime = info.Size(), info.ModTime()
-		return nil
-	}
-	list, err := parseBindings(text, s.opts)
-	if err != nil {
-		return err
-	}
-	s.text, s.size, s.modTime = text, info.Size(), info.ModTime()
-	s.apply(list)
-	return nil
+	return err
 }
 
-// apply makes the drains those of list.
-func (s *Set) apply(list []listed) {
+// apply makes the drains of a provider those of its answer.
+func (s *Set) apply(g *group, list []listed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	old := make(map[Binding]*bound)
-	for _, b := range s.drains {
+	old := make(map[Binding]*bound, len(g.drains))
+	for _, b := range g.drains {
 		if b.err == nil {
 			old[b.Binding] = b
 		}
 	}
-	s.drains = s.drains[:0:0]
+	if g.careful {
+		list = g.caution.merge(time.Now(), old, list)
+		g.kept = g.caution.kept
+	}
+	if g.tenants && s.opts.PerApp > 0 {
+		limitApps(list, old, s.opts.PerApp)
+	}
+	refused := make(map[listed]bool)
+	drains := make([]*bound, 0, len(list))
 	var added []*bound
 	for i, entry := range list {
-		b := &bound{listed: entry, ready: make(chan struct{})}
+		b := &bound{listed: entry, ready: make(chan struct{}), opened: time.Now()}
 		if entry.err != nil {
-			s.log.Warn("binding not usable", "file", s.path, "index", i, "reason", entry.err)
+			entry.err = reasonError(entry.err.Error()) // equal if the words are
+			if refused[entry] = true; !g.refused[entry] {
+				s.log.Warn("binding not usable", "provider", g.name, "index", i, "reason", entry.err)
+				s.tell(g, entry.Binding, "cannot be used: "+entry.err.Error())
+			}
 		} else if kept := old[entry.Binding]; kept != nil {
 			b = kept
 			delete(old, entry.Binding)
 		} else {
 			added = append(added, b)
 		}
-		s.drains = append(s.drains, b)
+		drains = append(drains, b)
 	}
-	// A new binding takes over from a removed one of the same selection.
+	if len(added) > 0 || len(old) > 0 {
+		s.layout++
+	}
+	known := g.loaded // whoever comes now was not there before
+	g.drains, g.refused, g.loaded = drains, refused, true
+	s.startAdded(g, added, old, known)
+}
+
+type reasonError string
+
+func (e reasonError) Error() string { return string(e) }
+
+// limitApps refuses what is more than limit drains of one application. Those that
+// are there already have precedence.
+func limitApps(list []listed, old map[Binding]*bound, limit int) {
+	count := make(map[string]int)
+	for _, e := range list {
+		if e.err == nil && e.SourceID != "" && old[e.Binding] != nil {
+			count[e.SourceID]++
+		}
+	}
+	for i := range list {
+		e := &list[i]
+		if e.err != nil || e.SourceID == "" || old[e.Binding] != nil {
+			continue
+		}
+		if count[e.SourceID] >= limit {
+			e.err = fmt.Errorf("drain: the application has %d drains already, which is the limit", limit)
+			continue
+		}
+		count[e.SourceID]++
+	}
+}
+
+// startAdded opens the drains of new bindings and retires those of old ones. A
+// new binding takes over from an old one of the same selection. The caller holds
+// s.mu.
+func (s *Set) startAdded(g *group, added []*bound, old map[Binding]*bound, known bool) {
 	gone := make(map[Binding]*bound, len(old))
 	for _, b := range old {
 		gone[b.selection()] = b
 	}
+	var rest []*bound
 	for _, b := range added {
+		b.fresh = !s.opts.NoTest && (known || s.positions != nil)
 		before := gone[b.selection()]
 		if before == nil {
-			s.open(b)
+			rest = append(rest, b)
 			continue
 		}
 		delete(gone, b.selection())
 		delete(old, before.Binding)
+		b.before = before
 		s.wg.Go(func() {
 			start := s.retire(before)
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			b.start = start
-			s.open(b)
+			b.start, b.before = start, nil
+			s.open(g, b)
 		})
 	}
 	for _, b := range old {
 		s.wg.Go(func() { s.retire(b) })
 	}
+	if s.positions != nil {
+		for _, alike := range []bool{false, true} {
+			rest = s.claim(g, rest, alike)
+		}
+	}
+	for _, b := range rest {
+		s.open(g, b)
+	}
+}
+
+// claim opens the drains whose places are in the positions file, and gives the
+// others.
+func (s *Set) claim(g *group, added []*bound, alike bool) (rest []*bound) {
+	for _, b := range added {
+		at, ok := s.positions.claim(g.kind, b.Binding, alike)
+		if !ok {
+			rest = append(rest, b)
+			continue
+		}
+		b.start, b.since = at.cursor()
+		b.opened = at.Opened
+		b.fresh = b.fresh && alike // its URL has changed
+		s.open(g, b)
+	}
+	return rest
 }
 
 // open opens the drain of b, unless b was removed meanwhile. The caller holds
 // s.mu.
-func (s *Set) open(b *bound) {
+func (s *Set) open(g *group, b *bound) {
 	if !b.removed && !s.closed {
-		b.drain, b.err = b.Binding.open(s.src, s.opts, b.start)
+		b.drain, b.err = b.Binding.openSince(s.src, g.opts, b.start, b.since)
+		if b.fresh && b.err == nil {
+			s.test(g, b)
+		}
 	}
 	close(b.ready)
 }
@@ -224,7 +389,12 @@ func (s *Set) retire(b *bound) envelope.Cursor {
 	if b.drain == nil {
 		return b.start
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, flushTime)
+	patience := flushTime
+	switch b.drain.Stats().State {
+	case Waiting, Held, Disabled:
+		patience = leaveTime
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	if err := b.drain.Shutdown(ctx); err != nil {
 		s.log.Warn("removed drain was not flushed", "drain", b.drain.String(), "error", err)
@@ -232,38 +402,8 @@ func (s *Set) retire(b *bound) envelope.Cursor {
 	return b.drain.Cursor()
 }
 
-// Status gives the state of each binding, in the order of the file. Those that
-// are not usable have the state Invalid and the reason as LastError.
-func (s *Set) Status() []Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	list := make([]Status, len(s.drains))
-	for i, b := range s.drains {
-		st := &list[i]
-		st.SourceID, st.App, st.Space, st.Org = b.SourceID, b.App, b.Space, b.Org
-		if t, err := parseURL(b.URL); err == nil {
-			st.URL = t.String()
-		}
-		switch {
-		case b.err != nil:
-			st.State, st.LastError = Invalid, b.err.Error()
-		case b.drain == nil:
-			st.State = Connecting
-		default:
-			st.Stats = b.drain.Stats()
-		}
-	}
-	return list
-}
-
-// Err is why the binding file cannot be followed at the moment, or nil.
-func (s *Set) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
-}
-
-// Shutdown shuts all drains down at once, see Drain.Shutdown.
+// Shutdown shuts all drains down at once, see Drain.Shutdown, and writes the
+// positions file a last time.
 func (s *Set) Shutdown(ctx context.Context) error {
 	drains := s.end()
 	defer s.cancel()
@@ -279,7 +419,7 @@ func (s *Set) Shutdown(ctx context.Context) error {
 	}
 	wg.Wait()
 	s.wg.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.lastPositions())...)
 }
 
 // Close stops all drains now.
@@ -293,19 +433,32 @@ func (s *Set) Close() error {
 		d.Close()
 	}
 	s.wg.Wait()
+	s.lastPositions()
 	return nil
 }
 
-// end stops following the file and gives the open drains.
+func (s *Set) lastPositions() error {
+	if s.positions == nil {
+		return nil
+	}
+	s.savePositions()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.positionsErr
+}
+
+// end stops following the providers and gives the open drains.
 func (s *Set) end() (drains []*Drain) {
 	s.stop()
-	<-s.polled
+	s.following.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for _, b := range s.drains {
-		if b.drain != nil {
-			drains = append(drains, b.drain)
+	for _, g := range s.groups {
+		for _, b := range g.drains {
+			if b.drain != nil {
+				drains = append(drains, b.drain)
+			}
 		}
 	}
 	return drains

@@ -191,7 +191,7 @@ func TestOpenFileErrors(t *testing.T) {
 
 func TestBindingReasons(t *testing.T) {
 	for entry, reason := range map[string]string{
-		`{"url":"syslog://h","from":"yesterday"}`:            `drain: "from" must be oldest or now`,
+		`{"url":"syslog://h","from":"yesterday"}`:            `drain: "from" must be oldest, now, or a duration`,
 		`{"url":"syslog-tls://h","ca":"x"}`:                  `drain: "ca" holds no certificate in PEM`,
 		`{"url":"syslog-tls://h","cert":"x"}`:                `drain: "cert" and "key" go together`,
 		`{"url":"syslog-tls://h","cert":"x","key":"secret"}`: `drain: "cert" and "key" are not a certificate and its key in PEM`,
@@ -199,9 +199,10 @@ func TestBindingReasons(t *testing.T) {
 		`"syslog://"`: `json: cannot unmarshal string into Go value of type drain.Binding`,
 		`{}`:          `drain: unusable URL: the scheme must be syslog, syslog-tls, https, https-batch or https-logplex`,
 	} {
-		list, err := parseBindings([]byte(`{"drains":[`+entry+`]}`), nil)
-		if err != nil || len(list) != 1 || list[0].err == nil || list[0].err.Error() != reason {
-			t.Errorf("%s: %v %v, want %s", entry, err, list, reason)
+		var list bindingList
+		err := parseBindings([]byte(`{"drains":[`+entry+`]}`), &list)
+		if err != nil || len(list.entries) != 1 || list.entries[0].err == nil || list.entries[0].err.Error() != reason {
+			t.Errorf("%s: %v %v, want %s", entry, err, list.entries, reason)
 		}
 	}
 }

@@ -1,0 +1,98 @@
+package drain
+
+import "time"
+
+// Status is the state of one binding.
+type Status struct {
+	Provider string `json:"provider"`
+	SourceID string `json:"source_id,omitempty"`
+	App      string `json:"app,omitempty"`
+	Space    string `json:"space,omitempty"`
+	Org      string `json:"org,omitempty"`
+	URL      string `json:"url"` // scheme, host and port
+
+	// Test is how it went when the binding was new: the name was resolved, a
+	// connection made, and one line sent that says what it is; nil while that
+	// goes on, or if there was none.
+	Test *Verdict `json:"test,omitempty"`
+
+	Stats
+}
+
+// ProviderStatus is the state of a Provider.
+type ProviderStatus struct {
+	Name     string    `json:"name"`
+	Bindings int       `json:"bindings"`
+	Unusable int       `json:"unusable"`           // of the bindings
+	Kept     int       `json:"kept"`               // bindings that the last answer did not name, and that stay until it is sure that they are gone
+	LastGood time.Time `json:"last_good,omitzero"` // when it answered last
+	Error    string    `json:"error,omitempty"`    // why it does not now
+}
+
+// Status gives the state of each binding, in the order of the providers and
+// their answers. Those that are not usable have the state Invalid and the reason
+// as LastError.
+func (s *Set) Status() []Status {
+	s.mu.Lock()
+	n := 0
+	for _, g := range s.groups {
+		n += len(g.drains)
+	}
+	list := make([]Status, 0, n)
+	drains := make([]*Drain, 0, n)
+	for _, g := range s.groups {
+		for _, b := range g.drains {
+			st := Status{Provider: g.name, SourceID: b.SourceID, App: b.App, Space: b.Space, Org: b.Org, Test: b.verdict}
+			st.State = Connecting
+			if b.err != nil {
+				st.State, st.LastError = Invalid, b.err.Error()
+			}
+			if b.drain != nil {
+				st.URL = b.drain.String()
+			} else if t, err := parseURL(b.URL); err == nil {
+				st.URL = t.String()
+			}
+			list, drains = append(list, st), append(drains, b.drain)
+		}
+	}
+	s.mu.Unlock()
+	for i, d := range drains {
+		if d != nil {
+			list[i].Stats = d.Stats()
+		}
+	}
+	return list
+}
+
+// Providers gives the state of each provider.
+func (s *Set) Providers() []ProviderStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]ProviderStatus, len(s.groups))
+	for i, g := range s.groups {
+		st := &list[i]
+		st.Name, st.Bindings, st.Kept, st.LastGood = g.name, len(g.drains), g.kept, g.good
+		for _, b := range g.drains {
+			if b.err != nil {
+				st.Unusable++
+			}
+		}
+		if g.err != nil {
+			st.Error = g.err.Error()
+		}
+	}
+	return list
+}
+
+// Err is why a provider cannot be followed at the moment, or the positions file
+// not written, or nil.
+func (s *Set) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		if g.err != nil {
+			return g.err
+		}
+	}
+	return s.positionsErr
+}
