@@ -162,7 +162,7 @@ func TestT01CloseWhileIdle(t *testing.T) {
 		d := open(t, "syslog://host:1", src, &Options{DialContext: rcv.dial})
 		src.lines(1, 0, 10)
 		rcv.await(10)
-		synctest.Wait()
+		time.Sleep(time.Second)
 		rcv.conns[0].Close()
 		synctest.Wait()
 		if s := d.Stats(); s.State != Idle || len(rcv.dials) != 1 {

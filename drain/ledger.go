@@ -101,9 +101,10 @@ func (s *sender) forget(n int) {
 }
 
 // disconnect ends the connection and goes back to the first record that cannot
-// be known to have been received. An orderly end is one where the peer said
-// goodbye, having read what it acknowledged: a process that is killed with
-// unread data resets the connection instead.
+// be known to have been read. An orderly end is one where the peer said goodbye:
+// its process had read all that it acknowledged, or the kernel would have reset
+// the connection; but what it had read at last it may not have worked off, if it
+// was killed.
 func (s *sender) disconnect(err error, orderly bool) {
 	s.settle()
 	c := s.conn
@@ -129,14 +130,19 @@ func (s *sender) disconnect(err error, orderly bool) {
 	s.setState(Idle)
 }
 
-// trust forgets what is settled if the peer closed in good order, and, if nothing
-// was waiting for it, once it had the time to read.
+// trust forgets what is settled, as far as the receiver had the time to work it
+// off: a moment if it closed in good order, longer if not and nothing was waiting
+// for it.
 func (s *sender) trust(orderly bool) {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
 	n := 0
 	waiting := s.settled < len(s.sent)
-	for n < s.settled && (orderly || !waiting && time.Since(s.sent[n].settled) > readTime) {
+	for n < s.settled {
+		age := time.Since(s.sent[n].settled)
+		if !(orderly && age > workTime) && (waiting || age <= readTime) {
+			break
+		}
 		s.held -= s.sent[n].bytes
 		n++
 	}

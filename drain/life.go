@@ -185,8 +185,12 @@ func (s *sender) moved() {
 func (s *sender) retire() {
 	c := s.conn
 	s.conn = nil
-	orderly := c.finish(s.ctx)
-	s.trust(orderly)
+	if c.finish(s.ctx) { // it has read to the end, and is alive
+		s.feed.mu.Lock()
+		s.forget(s.settled)
+		s.held = 0
+		s.feed.mu.Unlock()
+	}
 }
 
 // drop ends what connections there are.

@@ -23,6 +23,9 @@ const (
 	// readTime is how long after its kernel a receiver that takes everything
 	// may take to read it.
 	readTime = time.Minute
+	// workTime is how long after it has read something it may take to work it
+	// off.
+	workTime = 500 * time.Millisecond
 	// restTime is after how long without a record a drain gives up its memory.
 	restTime = 10 * time.Second
 	// warnInterval is the least time between two warnings of an outage.
