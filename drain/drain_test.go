@@ -247,8 +247,8 @@ func TestR01MissedIsTold(t *testing.T) {
 		d := open(t, "syslog://host", src, &Options{DialContext: rcv.dial})
 		src.lines(1, 0, 50)
 		rcv.await(50)
+		time.Sleep(time.Second)
 		rcv.set(errors.New("down"))
-		synctest.Wait()
 		rcv.conns[0].Close()
 		synctest.Wait()
 		for i := 50; i < 5050; i++ {
