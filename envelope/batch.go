@@ -42,6 +42,10 @@ type Batch struct {
 	// record, or went to another reader. Of what is missing before it, or if it is
 	// zero, the taker's own numbers tell.
 	From uint64
+	// Untold of the numbers just before From are missing without being in Missed:
+	// the record that told of them was lost. Zero of a batch with From may also
+	// mean that this is not known.
+	Untold uint64
 	// Told of the numbers missing before First are told by the record just before
 	// this batch. It does not travel.
 	Told uint64
@@ -111,10 +115,11 @@ const (
 	fieldReset    = 107
 	fieldFrom     = 108
 	fieldReason   = 109
+	fieldUntold   = 110
 )
 
 // MaxBatchHeader bounds what AppendHeader appends, in bytes.
-const MaxBatchHeader = 2*(2+8) + 5*(2+10) + 2*(2+1)
+const MaxBatchHeader = 2*(2+8) + 6*(2+10) + 2*(2+1)
 
 // AppendHeader appends the fields of the encoded EnvelopeBatch that stand before
 // the records: header and Records, written one after the other, are the message.
@@ -129,6 +134,9 @@ func (b Batch) AppendHeader(dst []byte) []byte {
 		}
 		if b.From != 0 {
 			dst = appendNumber(dst, fieldFrom, b.From)
+			if b.Untold != 0 {
+				dst = appendNumber(dst, fieldUntold, b.Untold)
+			}
 		}
 	}
 	if b.Missed != 0 {
@@ -204,6 +212,8 @@ func ParseBatch(msg []byte) (Batch, error) {
 				b.Reset = x != 0
 			case fieldFrom:
 				b.From = x
+			case fieldUntold:
+				b.Untold = x
 			case fieldReason:
 				if b.Reason = ReasonUnknown; uint32(x) < uint32(Reasons) { // a newer sender's is unknown here
 					b.Reason = Reason(x)
@@ -245,6 +255,9 @@ func ParseBatch(msg []byte) (Batch, error) {
 		if !ringSet {
 			b.Position = 0
 		}
+	}
+	if b.From == 0 {
+		b.Untold = 0
 	}
 	if b.Stream != 0 && (b.Next < b.First || b.Next-b.First < uint64(b.Count)) {
 		return Batch{}, ErrMalformed

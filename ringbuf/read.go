@@ -13,6 +13,7 @@ type Reader struct {
 	ring *Ring
 	next uint64 // position of the next record
 	addr uint64 // its address, if it is held and the reader came from before it
+	here bool   // it is a place somebody asked for, who knows the record before it
 }
 
 // Reader returns a reader at a position. One before the oldest record held will
@@ -21,10 +22,11 @@ type Reader struct {
 func (r *Ring) Reader(position uint64) Reader {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
-	if position == 0 {
+	here := position != 0
+	if !here {
 		position = r.first
 	}
-	return Reader{ring: r, next: min(position, r.next)}
+	return Reader{ring: r, next: min(position, r.next), here: here}
 }
 
 // Position is that of the next record to read.
@@ -66,7 +68,7 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 		s.mu.Unlock()
 		return b
 	}
-	contiguous := at.addr != 0
+	contiguous := at.addr != 0 || at.here
 	if at.next < r.first {
 		b.Missed = r.first - at.next
 		at.next, at.addr, contiguous = r.first, 0, false

@@ -81,8 +81,9 @@ func uvarintSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 type origin struct {
 	stream envelope.StreamID
 	begin  uint64 // number of the first record that it took, or was told of as lost
-	next   uint64 // number of the one that comes next
+	next   uint64 // number of the one that comes next; 0: it made none
 	at     uint64 // position behind its last record
+	reach  uint64 // of a ring elsewhere in which several makers meet: position up to which its records came from there
 }
 
 // maxOrigins bounds how many makers of records a ring remembers, to recognise
@@ -127,18 +128,25 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	records, number := b.Records, b.First
 	done.Said = b.Missed
 	gap := uint64(0) // missing by the numbers, and nobody said so
+	// Where the batch was read from a ring of one maker, numbers are positions
+	// there, and all that was missed is this maker's.
+	whole := b.Ring == b.Stream && b.Position == b.Next
 	var from *origin
 	if b.Stream != 0 {
-		i, known := r.origin(b.Stream)
-		if known && b.Next <= r.origins[i].next {
+		if !whole && b.Ring != 0 {
+			// A batch is sent again when its acknowledgement was lost. It says once
+			// more then what it missed, and of that some may have come before.
+			done.Said = min(done.Said, r.reach(&b))
+		}
+		from = r.from(b.Stream)
+		known := from.next > 0
+		if known && b.Next <= from.next {
 			return Appended{Repeated: uint64(b.Count)}
 		}
-		if !known {
-			i = r.addOrigin(origin{stream: b.Stream, begin: b.First - min(b.First, b.Missed)})
-		}
-		from = &r.origins[i]
 		switch {
 		case !known:
+			from.begin = b.First - min(b.First, done.Said)
+			gap = b.Untold
 		case b.First < from.next:
 			// Numbers left out by a query cannot be told apart here; links carry
 			// whole streams.
@@ -151,8 +159,14 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 			done.Said = 0 // said when the first of them came
 		case b.From != 0:
 			gap = max(min(b.From, b.First), from.next) - from.next
+			if b.Untold > 0 {
+				gap = min(gap, b.Untold)
+			}
+			if whole {
+				done.Said = min(done.Said, b.First-from.next-gap)
+			}
 		default: // what was missed may be the gap, or another maker's
-			gap = b.First - from.next - min(b.First-from.next, b.Missed)
+			gap = b.First - from.next - min(b.First-from.next, done.Said)
 		}
 		from.next = b.Next
 	}
@@ -216,6 +230,25 @@ func (r *Ring) origin(stream envelope.StreamID) (int, bool) {
 	return slices.BinarySearchFunc(r.origins, stream, func(o origin, stream envelope.StreamID) int {
 		return cmp.Compare(o.stream, stream)
 	})
+}
+
+// from is the origin of that name, a new one if there is none.
+func (r *Ring) from(stream envelope.StreamID) *origin {
+	i, known := r.origin(stream)
+	if !known {
+		i = r.addOrigin(origin{stream: stream, at: r.next})
+	}
+	return &r.origins[i]
+}
+
+// reach notes up to where the batch reaches in the ring that it was read from,
+// and returns how far it begins behind what came from there before.
+func (r *Ring) reach(b *envelope.Batch) uint64 {
+	from := r.from(b.Ring)
+	start := b.Position - min(b.Position, uint64(b.Count))
+	beyond := start - min(start, from.reach)
+	from.reach, from.at = max(from.reach, b.Position), r.next
+	return beyond
 }
 
 // addOrigin adds a maker that is not known. If there are too many, the one that

@@ -13,8 +13,11 @@ import "github.com/cloudfoundry/loggregator/envelope"
 // of them when it says how many were missed. As the makers' next records come
 // along, the gaps in their numbers show whose those were: credit is how many
 // have not yet shown. A gap beyond that, and beyond what the record before it
-// tells, is one whose record is itself among the missed; it counts as missed
-// here.
+// tells, is one whose record is itself among the missed; it is counted here.
+//
+// A server knows from the numbers of a maker what came before and comes again.
+// Of a ring of several makers it also gets the positions, by which it knows of
+// what is said to be missing whether it was said before, or came.
 type course struct {
 	fresh  bool                         // nothing of it was sent in this session
 	began  bool                         // the empty batch has come that says where a sequence begins, and nothing else
@@ -97,7 +100,9 @@ func (s *session) account(b *envelope.Batch, c *course) {
 		gap -= min(gap, b.Told)
 		shown := min(gap, c.credit)
 		c.credit -= shown
-		b.Missed += gap - shown
+		if b.Untold = gap - shown; b.Untold > 0 {
+			b.From = next + b.Untold
+		}
 	}
 	b.Told = 0
 	c.set(b.Stream, b.Next)

@@ -266,7 +266,6 @@ func (s *session) send(b envelope.Batch) bool {
 	if !silent {
 		var head [envelope.MaxBatchHeader]byte
 		e.stream, e.next = b.Stream, b.Next
-		b.Ring, b.Position = b.Stream, b.Next // where we read it is no matter of the server's
 		header := b.AppendHeader(head[:0])
 		if len(s.fill) == 0 {
 			s.ready.Signal()
