@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -183,4 +185,61 @@ func BenchmarkLast1000(b *testing.B) {
 			b.Fatalf("%d records", n)
 		}
 	}
+}
+
+// BenchmarkStore publishes a million records of 1,000 sources, as one operation,
+// into a router that has room for them, and reports what each takes of memory:
+// of its budget, and of what the system has given the process meanwhile.
+func BenchmarkStore(b *testing.B) {
+	const sources, size, rounds = 1000, 100, 10
+	batches := make([]envelope.Batch, sources)
+	for i := range batches {
+		batches[i] = benchBatch(benchApp(i), size)
+	}
+	var cpu int64
+	for b.Loop() {
+		b.StopTimer()
+		runtime.GC()
+		debug.FreeOSMemory()
+		before := resident(b)
+		r := New(&Options{Budget: 1 << 30})
+		b.StartTimer()
+		cpu -= cpuTime()
+		for range rounds {
+			for i := range batches {
+				if err := r.WriteBatch(b.Context(), batches[i]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		cpu += cpuTime()
+		b.StopTimer()
+		s := r.Stats()
+		if s.Held != sources*size*rounds {
+			b.Fatalf("%+v", s)
+		}
+		b.ReportMetric(float64(s.Used)/float64(s.Held), "budget-B/record")
+		if before > 0 {
+			b.ReportMetric(float64(resident(b)-before)/float64(s.Held), "resident-B/record")
+		}
+		r.Close()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(cpu)/float64(b.N)/1e6/1e3, "cpu-s/M")
+	b.ReportMetric(float64(b.N)*1e6/b.Elapsed().Seconds(), "records/s")
+}
+
+// resident is the resident memory of this process in bytes, 0 where it is not
+// known.
+func resident(b *testing.B) int {
+	b.Helper()
+	status, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, pages int
+	if _, err := fmt.Sscan(string(status), &size, &pages); err != nil {
+		b.Fatal(err)
+	}
+	return pages * os.Getpagesize()
 }
