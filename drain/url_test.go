@@ -2,6 +2,7 @@ package drain
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,50 @@ func TestF20SourceTypes(t *testing.T) {
 	}
 }
 
+func TestF20Filters(t *testing.T) {
+	app := shop
+	rtr := shop
+	rtr.InstanceID, rtr.Tags = "7", map[string]string{"source_type": "RTR"}
+	records := map[string]envelope.Envelope{
+		"out":   one(envelope.AppendLog(nil, app.Encode(), stamp, envelope.Out, []byte("GET /health"))),
+		"err":   one(envelope.AppendLog(nil, app.Encode(), stamp, envelope.Err, []byte("panic: x"))),
+		"rtr":   one(envelope.AppendLog(nil, rtr.Encode(), stamp, envelope.Out, []byte("GET / 200"))),
+		"event": one(envelope.AppendEvent(nil, app.Encode(), stamp, "t", "b")),
+		"gauge": one(envelope.AppendGauge(nil, rtr.Encode(), stamp, envelope.Metric{Name: []byte("cpu")})),
+	}
+	for query, want := range map[string]string{
+		"":                                    "err event out rtr",
+		"drain-data=all":                      "err event gauge out rtr",
+		"include-streams=err":                 "err event",
+		"exclude-streams=ERR":                 "event out rtr",
+		"include-instances=0":                 "err event out",
+		"exclude-instances=0,1":               "rtr",
+		"drain-data=all&include-instances=7":  "gauge rtr",
+		"include-envelope-types=event,gauge":  "event gauge",
+		"exclude-envelope-types=event":        "err out rtr",
+		"include-text=^GET":                   "event out rtr",
+		"exclude-text=/health%7C^panic":       "event rtr",
+		"include-text=GET&exclude-text=/heal": "event rtr",
+		"include-text=[0-9]%2B$&include-log-source-types=RTR": "rtr",
+	} {
+		target, err := parseURL("syslog://host?" + query)
+		if err != nil {
+			t.Errorf("%s: %v", query, err)
+			continue
+		}
+		var got []string
+		for name, e := range records {
+			if r, _ := e.Route(); target.filter.wants(e, &r) {
+				got = append(got, name)
+			}
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: %q, want %q", query, got, want)
+		}
+	}
+}
+
 func TestURLs(t *testing.T) {
 	for raw, want := range map[string]string{
 		"syslog://host":                         "syslog://host:514",
@@ -93,6 +138,10 @@ func TestURLs(t *testing.T) {
 		"syslog://h?omit-metadata=secret", "syslog://h?include-log-source-types=secret",
 		"syslog://h?include-log-source-types=APP&exclude-log-types=RTR",
 		"syslog://h?include-log-source-types=APP&include-log-types=RTR", "syslog://h?x=%zzsecret", "syslog://u:secret@h:x",
+		"syslog://h:0", "syslog://h:99999", "syslog://sécret.example", "syslog://h?include-streams=secret", "syslog://h?include-text=secret(",
+		"syslog://h?include-text=" + strings.Repeat("secret", 200), "syslog://h?include-envelope-types=secret", "syslog://h?include-envelope-types=none",
+		"syslog://h?format=secret", "syslog://h?framing=secret", "https://h?framing=lf", "syslog://h?gzip=true", "https://h?gzip=secret",
+		"syslog://h?max-message-size=secret", "syslog://h?max-message-size=10", "syslog://h?utf8=secret", "syslog://h?include-instances=1&exclude-instances=secret",
 	} {
 		_, err := parseURL(raw)
 		if !errors.Is(err, ErrURL) || strings.Contains(err.Error(), "secret") {
