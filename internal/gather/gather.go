@@ -4,6 +4,7 @@ package gather
 
 import (
 	"context"
+	"strings"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 )
@@ -13,24 +14,27 @@ const (
 	// be flushed. Records grow by what is said of each: many empty lines would be
 	// a hundred times their size.
 	Full = 256 << 10
-	// keep bounds what an empty Batches holds on to, in bytes and in sources.
-	keep       = 512 << 10
-	keepGroups = 64
+	// keep bounds the memory that an empty Batches holds on to for records, in
+	// bytes, and keepSources the names.
+	keep        = 512 << 10
+	keepSources = 256
 )
 
 // Batches gathers. It is for one goroutine.
 type Batches struct {
-	w      envelope.Writer
-	groups []*Group
-	used   int // groups in use: groups[:used]
-	by     map[string]*Group
-	last   *Group
+	w     envelope.Writer
+	by    map[string]*Group
+	used  []*Group // that have something to flush, in the order in which they came
+	last  *Group
+	spare [][]byte // memory for records
+	kept  int      // bytes of it
 }
 
 // Group is the records of one source. Whoever adds a record appends to Records
 // and counts it.
 type Group struct {
 	source  string
+	used    bool
 	Records []byte
 	Count   int
 	Missed  uint64 // records that are known to be lost before these
@@ -42,20 +46,24 @@ func New(w envelope.Writer) *Batches {
 	return &Batches{w: w, by: make(map[string]*Group)}
 }
 
-// Group is where records of source belong.
+// Group is where records of source belong, until the next Flush. It does not
+// keep source, which may be a view of memory that is used again.
 func (b *Batches) Group(source string) *Group {
 	if b.last != nil && b.last.source == source {
 		return b.last
 	}
 	g := b.by[source]
 	if g == nil {
-		if b.used == len(b.groups) {
-			b.groups = append(b.groups, new(Group))
+		g = &Group{source: strings.Clone(source)}
+		b.by[g.source] = g
+	}
+	if !g.used {
+		g.used = true
+		b.used = append(b.used, g)
+		if n := len(b.spare); n > 0 {
+			g.Records, b.spare = b.spare[n-1], b.spare[:n-1]
+			b.kept -= cap(g.Records)
 		}
-		g = b.groups[b.used]
-		b.used++
-		g.source = source
-		b.by[source] = g
 	}
 	b.last = g
 	return g
@@ -65,8 +73,7 @@ func (b *Batches) Group(source string) *Group {
 // the sources first came. It returns how many records the Writer took and, where
 // it returned an error for a batch, how many it did not, and the last error.
 func (b *Batches) Flush(ctx context.Context) (taken, lost uint64, err error) {
-	size := 0
-	for _, g := range b.groups[:b.used] {
+	for _, g := range b.used {
 		if g.Count > 0 || g.Missed > 0 {
 			if e := b.w.WriteBatch(ctx, envelope.Batch{Records: g.Records, Count: g.Count, Missed: g.Missed, Reason: g.Reason}); e != nil {
 				lost, err = lost+uint64(g.Count), e
@@ -74,17 +81,15 @@ func (b *Batches) Flush(ctx context.Context) (taken, lost uint64, err error) {
 				taken += uint64(g.Count)
 			}
 		}
-		if size += cap(g.Records); size > keep {
-			g.Records = nil
+		if n := cap(g.Records); n > 0 && b.kept+n <= keep {
+			b.spare, b.kept = append(b.spare, g.Records[:0]), b.kept+n
 		}
-		g.source, g.Records, g.Count, g.Missed, g.Reason = "", g.Records[:0], 0, 0, 0
+		*g = Group{source: g.source}
 	}
-	b.used, b.last = 0, nil
-	clear(b.by)
-	if len(b.groups) > keepGroups {
-		clear(b.groups[keepGroups:])
-		b.groups = b.groups[:keepGroups]
-		b.by = make(map[string]*Group)
+	clear(b.used)
+	b.used, b.last = b.used[:0], nil
+	if len(b.by) > keepSources {
+		b.by, b.used = make(map[string]*Group), nil
 	}
 	return taken, lost, err
 }

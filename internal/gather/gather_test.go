@@ -49,8 +49,8 @@ func TestFlush(t *testing.T) {
 		if taken != 300 || lost != 0 || err != nil || len(got) != 100 || got[0] != "s03 0" || got[7] != "s73 5" {
 			t.Fatalf("taken %d lost %d %v, %q", taken, lost, err, got)
 		}
-		if b.used != 0 || len(b.groups) > keepGroups || len(b.by) != 0 {
-			t.Fatalf("%d in use, %d groups, %d names left", b.used, len(b.groups), len(b.by))
+		if len(b.used) != 0 || len(b.by) > keepSources || b.kept > keep {
+			t.Fatalf("%d in use, %d names, %d bytes left", len(b.used), len(b.by), b.kept)
 		}
 		refuse = "b"
 		add(b, "a", 10)
@@ -59,8 +59,14 @@ func TestFlush(t *testing.T) {
 		if taken, lost, err := b.Flush(t.Context()); taken != 1 || lost != 2 || err == nil {
 			t.Fatalf("taken %d lost %d %v", taken, lost, err)
 		}
-		if n := cap(b.groups[1].Records); n > keep {
-			t.Errorf("holds on to %d bytes", n)
+		if b.kept > keep {
+			t.Errorf("holds on to %d bytes", b.kept)
+		}
+		for i := range 1000 {
+			add(b, fmt.Sprint("many", i), 1)
+		}
+		if b.Flush(t.Context()); len(b.by) != 0 || len(b.spare) > 1000 || b.kept > keep {
+			t.Errorf("holds on to %d names, %d bytes", len(b.by), b.kept)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package syslogmsg
 import (
 	"maps"
 	"slices"
+	"strings"
 	"unicode/utf8"
 	"unsafe"
 
@@ -58,7 +59,7 @@ func NewIdentity(id envelope.Identity, defaults map[string]string) *Identity {
 // SourceID makes a source id that a router takes of what may be none: printable,
 // and not longer than envelope.MaxSourceID.
 func SourceID(s string) string {
-	b := []byte(s)
+	b := []byte(strings.ToValidUTF8(s, "_"))
 	for i, c := range b {
 		if c < ' ' || c == 0x7f {
 			b[i] = '_'
