@@ -311,7 +311,7 @@ func (r *Router) learn(id string, route *envelope.Route, record []byte) *source 
 			r.forget(empty)
 		}
 		src = &source{r: r, id: id}
-		ring, err := r.store.NewRing(src)
+		ring, err := r.store.NewRing(id, src)
 		if err != nil {
 			return nil
 		}
@@ -329,10 +329,17 @@ func (r *Router) learn(id string, route *envelope.Route, record []byte) *source 
 func (r *Router) housekeeping() {
 	tick := time.NewTicker(min(max(r.maxAge/64, 100*time.Millisecond), 30*time.Second))
 	defer tick.Stop()
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	wake := r.late.wake
 	for {
 		select {
-		case <-r.late.wake:
+		case <-wake:
 			r.late.deliver()
+			rest.Reset(lateRest)
+			wake = nil
+		case <-rest.C:
+			wake = r.late.wake
 		case now := <-tick.C:
 			r.store.Trim(now)
 			r.forgetIdle(now)

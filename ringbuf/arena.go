@@ -23,8 +23,9 @@ const (
 )
 
 // blockMeta is what is known of a block. It lies in the block's chunk, outside
-// the Go heap.
+// the Go heap, and in its file if the Store has a directory.
 type blockMeta struct {
+	state  uint64 // with a directory: how much of the block counts, see Store.seal
 	number uint64 // position of the first record that starts in this block, or after it
 	stream uint64 // who numbered that record, if it starts here
 	first  uint64 // which number it has
@@ -79,6 +80,7 @@ type arena struct {
 	free   int      // blocks
 	oldest uint32   // list by age: oldest first
 	newest uint32
+	dir    *dir // nil: memory only
 }
 
 // chunkBitsFor is the log2 of the blocks in a chunk of a Store of this budget.
@@ -103,7 +105,7 @@ func (a *arena) grow() error {
 	for i < len(a.chunks) && (a.mapped == len(a.chunks) || a.chunks[i].mem != nil) {
 		i++
 	}
-	mem, err := newMemory(chunkSize(a.bits))
+	mem, err := a.newChunk(i)
 	if err != nil {
 		return err
 	}
@@ -113,6 +115,13 @@ func (a *arena) grow() error {
 		a.put(base + uint32(k))
 	}
 	return nil
+}
+
+func (a *arena) newChunk(i int) ([]byte, error) {
+	if a.dir != nil {
+		return a.dir.newChunk(i, a.bits)
+	}
+	return newMemory(chunkSize(a.bits))
 }
 
 // set makes c the chunk i. All its blocks count as used.
@@ -183,7 +192,11 @@ func (a *arena) emptiest() uint32 {
 // use.
 func (a *arena) drop(i uint32) {
 	c := &a.chunks[i]
-	freeMemory(c.mem)
+	if a.dir != nil {
+		a.dir.removeChunk(int(i), c.mem)
+	} else {
+		freeMemory(c.mem)
+	}
 	a.free -= a.perChunk() - c.used
 	a.room[i>>6] &^= 1 << (i & 63)
 	a.mapped--

@@ -59,7 +59,7 @@ func TestMissedOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			ring, err := s.NewRing(nil)
+			ring, err := s.NewRing("", nil)
 			if err != nil {
 				t.Fatal(err)
 			}

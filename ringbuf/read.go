@@ -125,6 +125,7 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 		ids = append(ids, id)
 		mem = append(mem, s.arena.block(id))
 	}
+	s.reading++
 	s.mu.Unlock()
 
 	if size > cap(buf) {
@@ -143,6 +144,10 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 	for _, id := range ids {
 		s.unpin(id)
 	}
+	s.reading--
+	if s.closed && s.reading == 0 {
+		s.arena.close()
+	}
 	s.mu.Unlock()
 	return b
 }
@@ -153,11 +158,7 @@ func (s *Store) unpin(id uint32) {
 	if m.pins > 0 || m.ring != none {
 		return
 	}
-	s.limbo--
 	s.free(id)
-	if s.closed && s.limbo == 0 {
-		s.arena.close()
-	}
 }
 
 // find is the address of the record at a position that is held, of a given run.

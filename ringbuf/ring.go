@@ -18,6 +18,7 @@ import (
 // one are numbered by the ring.
 type Ring struct {
 	s     *Store
+	key   string
 	owner any
 	id    envelope.StreamID
 	index uint32 // in Store.rings
@@ -41,6 +42,13 @@ type Ring struct {
 	removed         bool
 
 	kept int64 // bytes that the owner keeps for it, see Charge
+
+	// With a directory:
+	salt    uint64            // goes into the checksums of its blocks
+	crc     uint32            // of what is in the last block
+	localAt uint64            // position behind the last record that the ring numbered
+	was     envelope.StreamID // id in its former life
+	wasEnd  uint64            // positions before this one are the same in both
 }
 
 // run is a stretch of records with consecutive numbers of one maker. A source
@@ -83,6 +91,7 @@ type origin struct {
 	begin  uint64 // number of the first record that it took, or was told of as lost
 	next   uint64 // number of the one that comes next; 0: it made none
 	at     uint64 // position behind its last record
+	saved  bool   // the journal says so, too
 	reach  uint64 // of a ring elsewhere in which several makers meet: position up to which its records came from there
 }
 
@@ -109,6 +118,30 @@ type Appended struct {
 // ID names this life of the ring.
 func (r *Ring) ID() envelope.StreamID { return r.id }
 
+// Key is what NewRing was given.
+func (r *Ring) Key() string { return r.key }
+
+// Adopt makes owner the one that Empty tells of. Rings that a Store found in its
+// directory have none.
+func (r *Ring) Adopt(owner any) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.owner = owner
+}
+
+// Resume is where a reader goes on that knows rings and positions by a cursor.
+// exact is false if it comes from a former life of this ring, of which records
+// may be lost that nobody counted; ok if it knows the ring at all.
+func (r *Ring) Resume(positions map[envelope.StreamID]uint64) (position uint64, exact, ok bool) {
+	if position, ok := positions[r.id]; ok {
+		return max(position, 1), true, true
+	}
+	if position, ok := positions[r.was]; ok && r.was != 0 {
+		return min(max(position, 1), r.wasEnd), false, true
+	}
+	return 0, false, false
+}
+
 // Append copies the records of b in. Of a numbered batch, what has been taken
 // before is dropped. What the batch says was missed just before it, and what is
 // missing by the numbers of its maker and not accounted for by whoever gives the
@@ -132,6 +165,7 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	// there, and all that was missed is this maker's.
 	whole := b.Ring == b.Stream && b.Position == b.Next
 	var from *origin
+	fresh := false
 	if b.Stream != 0 {
 		if !whole && b.Ring != 0 {
 			// A batch is sent again when its acknowledgement was lost. It says once
@@ -145,6 +179,7 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 		}
 		switch {
 		case !known:
+			fresh = true
 			from.begin = b.First - min(b.First, done.Said)
 			gap = b.Untold
 		case b.First < from.next:
@@ -202,7 +237,15 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 		}
 	}
 	if from != nil {
-		from.at = r.next
+		from.at, from.saved = r.next, false
+		if s.dir != nil && (fresh || by.number != from.next || done.Refused > 0) {
+			s.saveOrigin(r, from) // its records do not tell all of it
+		}
+		if s.dir != nil && b.Missed > 0 {
+			if i, known := r.origin(b.Ring); known && !r.origins[i].saved {
+				s.saveOrigin(r, &r.origins[i])
+			}
+		}
 	}
 	s.touch(r, now)
 	return done
@@ -247,7 +290,7 @@ func (r *Ring) reach(b *envelope.Batch) uint64 {
 	from := r.from(b.Ring)
 	start := b.Position - min(b.Position, uint64(b.Count))
 	beyond := start - min(start, from.reach)
-	from.reach, from.at = max(from.reach, b.Position), r.next
+	from.reach, from.at, from.saved = max(from.reach, b.Position), r.next, false
 	return beyond
 }
 
@@ -333,7 +376,9 @@ func (r *Ring) put(records []byte, now int64, by run) (taken int, count uint64) 
 			r.runs = append(r.runs, by)
 			s.used += runCost
 		}
-		by.number += n
+		if by.number += n; by.stream == r.id {
+			r.localAt = r.next + n
+		}
 		r.write(head, records[:fit], now)
 		r.next += n
 		s.held += n
@@ -355,8 +400,10 @@ func (r *Ring) need(size int) int {
 func (r *Ring) write(head, records []byte, now int64) {
 	s := r.s
 	s.bytes += int64(len(head) + len(records))
+	was, touched := int(r.end&(blockSize-1)), r.blocks.len()-1
 	if r.room() == 0 {
 		s.take(r, now, r.next)
+		was, touched = 0, touched+1
 	}
 	for started := false; ; {
 		id := r.blocks.at(r.blocks.len() - 1)
@@ -368,8 +415,8 @@ func (r *Ring) write(head, records []byte, now int64) {
 		if n < len(mem) {
 			if !started && m.offset == noStart {
 				last := &r.runs[len(r.runs)-1]
-				m.offset, m.number = uint16(r.end&(blockSize-1)), r.next
-				m.stream, m.first = uint64(last.stream), last.number+(r.next-last.position)
+				m.number, m.stream, m.first = r.next, uint64(last.stream), last.number+(r.next-last.position)
+				m.offset = uint16(r.end & (blockSize - 1))
 			}
 			started = true
 			n = copy(mem[n:], records)
@@ -377,13 +424,16 @@ func (r *Ring) write(head, records []byte, now int64) {
 			r.end += uint64(n)
 		}
 		if len(head)+len(records) == 0 {
-			return
+			break
 		}
 		position := r.next
 		if started {
 			position++
 		}
 		s.take(r, now, position)
+	}
+	if s.dir != nil {
+		s.commit(r, touched, was)
 	}
 }
 
@@ -465,6 +515,7 @@ func (r *Ring) Remove() bool {
 		return false
 	}
 	r.removed = true
+	s.save(r.appendGone)
 	s.sizes.remove(r)
 	s.used -= ringCost + r.kept + int64(len(r.runs)-r.runs0)*runCost + int64(len(r.origins))*originCost
 	s.ringsUsed -= ringCost + r.kept

@@ -3,9 +3,11 @@ package ringbuf
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math/bits"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -16,6 +18,7 @@ const (
 	DefaultBudget = 256 << 20
 	DefaultMaxAge = time.Hour
 	MinBudget     = 1 << 20
+	MaxKey        = 16 << 10
 )
 
 // Options configure a Store. The zero value is useful.
@@ -27,6 +30,11 @@ type Options struct {
 
 	// MaxAge after which a record may go: DefaultMaxAge if zero. See Trim.
 	MaxAge time.Duration
+
+	// Dir, if not empty, is a directory for the rings: they are in files there that
+	// are mapped into memory, so that they outlive the process. It is made if it
+	// does not exist. One process at a time can use it. See Open.
+	Dir string
 }
 
 // What is charged to the budget, in bytes, so that a flood of tiny sources runs
@@ -62,7 +70,12 @@ type Store struct {
 	inUse  int   // blocks charged
 
 	ringsUsed int64 // what of used is for rings themselves
-	limbo     int   // blocks given up while a reader copies from them
+
+	dir       *dir // nil: memory only
+	recovered Recovery
+	scratch   [64]byte
+	reading   int // reads that are copying
+	limbo     int // blocks given up while a reader copies from them
 	life      uint64
 	made      uint64  // rings made in this life
 	rings     []*Ring // by index; nil where removed
@@ -98,14 +111,30 @@ func New(o *Options) (*Store, error) {
 	}
 	s.arena = arena{bits: chunkBitsFor(s.budget), oldest: none, newest: none}
 	s.newLife()
+	if o.Dir != "" {
+		if err := s.open(o.Dir); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
 // newLife draws the upper 40 bits of the ids of rings; the lower 24 count them.
 func (s *Store) newLife() {
+	s.life, s.made = 0, 0
 	for s.life == 0 {
 		s.life = rand.Uint64() &^ (1<<24 - 1)
 	}
+	s.saveLife()
+}
+
+// newID is the id of one more ring.
+func (s *Store) newID() envelope.StreamID {
+	if s.made == 1<<24-1 {
+		s.newLife()
+	}
+	s.made++
+	return envelope.StreamID(s.life | s.made)
 }
 
 // Owns reports whether id is that of a ring made by this Store, removed or not.
@@ -133,33 +162,64 @@ func (s *Store) MaxRecord() int {
 	return int(min(envelope.MaxSize+8, s.budget/4))
 }
 
-// NewRing adds an empty ring. The owner is whatever its maker wants to be told by
-// Empty. It fails only with ErrClosed.
-func (s *Store) NewRing(owner any) (*Ring, error) {
+// NewRing adds an empty ring. The key is by what its owner knows it again after
+// the Store was opened anew, if it has a directory: at most MaxKey bytes. The
+// owner is whatever its maker wants to be told by Empty. It fails with ErrClosed,
+// and if the key is too long.
+func (s *Store) NewRing(key string, owner any) (*Ring, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrClosed
 	}
-	if s.made == 1<<24-1 {
-		s.life, s.made = 0, 0
-		s.newLife()
+	if len(key) > MaxKey {
+		return nil, fmt.Errorf("ringbuf: key of %d bytes is longer than %d", len(key), MaxKey)
 	}
-	s.made++
-	r := &Ring{s: s, owner: owner, id: envelope.StreamID(s.life | s.made), first: 1, next: 1, local: 1, base: blockSize, end: blockSize}
+	r := &Ring{s: s, key: key, owner: owner, id: s.newID(), first: 1, next: 1, local: 1, base: blockSize, end: blockSize}
+	r.salt = uint64(r.id)
+	s.add(r)
+	s.save(r.appendEntry)
+	s.shrink()
+	return r, nil
+}
+
+// add gives a ring its place.
+func (s *Store) add(r *Ring) {
 	if n := len(s.spare); n > 0 {
 		r.index = s.spare[n-1]
 		s.spare = s.spare[:n-1]
-		s.rings[r.index] = r
 	} else {
 		r.index = uint32(len(s.rings))
-		s.rings = append(s.rings, r)
+		s.rings = append(s.rings, nil)
 	}
+	s.enter(r)
+}
+
+// enter charges for a ring that has its index.
+func (s *Store) enter(r *Ring) {
+	s.rings[r.index] = r
 	s.used += ringCost
 	s.ringsUsed += ringCost
 	s.sizes.put(r)
-	s.shrink()
-	return r, nil
+}
+
+// Rings yields the rings there are. New ones may be made meanwhile, and are then
+// yielded or not.
+func (s *Store) Rings() iter.Seq[*Ring] {
+	return func(yield func(*Ring) bool) {
+		for i := 0; ; i++ {
+			s.mu.Lock()
+			if i >= len(s.rings) {
+				s.mu.Unlock()
+				return
+			}
+			r := s.rings[i]
+			s.mu.Unlock()
+			if r != nil && !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 // Full reports whether rings themselves, empty or not, take two thirds of the
@@ -193,7 +253,7 @@ func (s *Store) Trim(now time.Time) {
 	cutoff := now.UnixNano() - s.maxAge
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.arena.oldest != none {
+	for s.arena.oldest != none && !s.closed {
 		m := s.arena.meta(s.arena.oldest)
 		if m.time >= cutoff {
 			return
@@ -217,6 +277,7 @@ func (s *Store) evict() bool {
 // dropHead gives up the oldest block of r, and those after it in which no record
 // starts, and returns how many records went.
 func (s *Store) dropHead(r *Ring) uint64 {
+	s.saveNumbers(r, r.afterHead())
 	was, wasBytes := r.first, r.stored()
 	for {
 		id := r.blocks.pop()
@@ -242,10 +303,10 @@ func (s *Store) dropHead(r *Ring) uint64 {
 func (s *Store) release(id uint32) {
 	s.arena.unlink(id)
 	m := s.arena.meta(id)
+	atomic.StoreUint64(&m.state, 0)
 	m.ring = none
 	if m.pins > 0 {
-		s.limbo++
-		return
+		return // the last reader frees it
 	}
 	s.free(id)
 }
@@ -319,7 +380,11 @@ func (s *Store) move(from, to uint32) {
 	a := &s.arena
 	m := a.meta(from)
 	copy(a.block(to), a.block(from))
-	*a.meta(to) = *m
+	moved := *m
+	moved.state = 0
+	*a.meta(to) = moved
+	atomic.StoreUint64(&a.meta(to).state, m.state) // for a moment it is there twice, and so the process may die
+	atomic.StoreUint64(&m.state, 0)
 	a.join(m.older, to)
 	a.join(to, m.newer)
 	r := s.rings[m.ring]
@@ -364,20 +429,29 @@ type Stats struct {
 	Expired uint64 // records given up for their age, ever
 
 	Released uint64 // records given up by Ring.Release, ever
+
+	Recovered uint64 // records that were there when the Store was opened
+	Failed    uint64 // writes to the directory that failed
 }
 
 // Stats returns the figures.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{
+	st := Stats{
 		Budget: s.budget, Used: s.used, Bytes: s.bytes, Records: s.held,
 		Rings: len(s.rings) - len(s.spare), Evicted: s.evicted, Expired: s.expired, Released: s.released,
+		Recovered: s.recovered.Records,
 	}
+	if s.dir != nil {
+		st.Failed = s.dir.failed
+	}
+	return st
 }
 
-// Close gives all memory back, as soon as reads under way have ended. Rings are
-// empty from then on and take nothing.
+// Close gives all memory back, as soon as reads under way have ended. Rings take
+// nothing from then on. What is in a directory stays there, and is on the disk
+// when Close returns; without one, everything is given up.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -385,15 +459,26 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
-	for _, r := range s.rings {
-		for r != nil && r.blocks.len() > 0 {
-			s.evicted += s.dropHead(r)
+	var err error
+	if s.dir != nil {
+		s.rewrite()
+		err = s.dir.close(true)
+		for _, r := range s.rings {
+			if r != nil {
+				r.blocks = blocks{}
+			}
+		}
+	} else {
+		for _, r := range s.rings {
+			for r != nil && r.blocks.len() > 0 {
+				s.evicted += s.dropHead(r)
+			}
 		}
 	}
-	if s.limbo == 0 {
+	if s.reading == 0 {
 		s.arena.close() // otherwise the last reader does
 	}
-	return nil
+	return err
 }
 
 // sizes orders rings by how much they hold, to an eighth: a list for each number
