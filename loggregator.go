@@ -247,7 +247,7 @@ func (w *inbound) flush() {
 	if w.batch.Stream != 0 {
 		w.owner = src
 		b.Stream, b.First, b.Next, b.From = w.batch.Stream, w.first, w.first+uint64(count), w.batch.From
-		b.Untold = w.batch.Untold
+		b.Begin, b.Told = w.batch.Begin, w.batch.Told
 		b.Ring, b.Position = w.batch.Ring, w.batch.Position-(w.batch.Next-b.Next)
 		if refused := w.first - w.upTo; refused > 0 { // those just before
 			if b.Missed == 0 {
@@ -258,7 +258,7 @@ func (w *inbound) flush() {
 		w.upTo = b.Next
 	}
 	done := src.ring.Append(b, src)
-	w.missed, w.batch.Reason, w.batch.From, w.batch.Untold = 0, 0, 0, 0
+	w.missed, w.batch.Reason, w.batch.From, w.batch.Begin, w.batch.Told = 0, 0, 0, 0, 0
 	c := &w.r.counts
 	c.accepted.Add(done.Accepted)
 	if done != (ringbuf.Appended{Accepted: done.Accepted}) {
