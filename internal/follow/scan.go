@@ -3,6 +3,8 @@ package follow
 import (
 	"bytes"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -427,4 +429,35 @@ func (f *Follower) reportForgotten(now time.Time) {
 		f.stats.Unknown++
 		f.opts.Logger.Warn("a file is not there any more; what it had beyond what was read, if anything, is lost", "path", p.Path, "read", p.Offset)
 	}
+}
+
+// Find returns what a pattern describes now that is of the given type: 0 for
+// regular files, fs.ModeSocket.
+func (p *Pattern) Find(kind fs.FileMode) []Match {
+	var matches []Match
+	types := make(map[string]fs.FileMode)
+	list := func(dir string) []entry {
+		names, _ := os.ReadDir(dir)
+		entries := make([]entry, 0, len(names))
+		for _, name := range names {
+			path := filepath.Join(dir, name.Name())
+			mode := name.Type()
+			if mode&fs.ModeSymlink != 0 {
+				info, err := os.Stat(path)
+				if err != nil {
+					continue
+				}
+				mode = info.Mode().Type()
+			}
+			types[path] = mode
+			entries = append(entries, entry{name: name.Name(), dir: mode.IsDir()})
+		}
+		return entries
+	}
+	p.walk(list, func(dir string, e *entry, vars map[string]string) {
+		if path := filepath.Join(dir, e.name); types[path] == kind {
+			matches = append(matches, Match{path, vars})
+		}
+	})
+	return matches
 }
