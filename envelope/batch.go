@@ -37,17 +37,16 @@ type Batch struct {
 	// Reason is why; of a batch without Missed, why numbers before First are
 	// missing, if that is known.
 	Reason Reason
-	// From is the number from which on whoever gives this batch answers for the
-	// stream: what is missing between it and First is in Missed, or told by a
-	// record, or went to another reader. Of what is missing before it, or if it is
-	// zero, the taker's own numbers tell.
+	// From is the number below which all has been accounted for by whoever gives
+	// this batch: it was given before, or told as missed, or went to another
+	// reader. Zero: nothing is known of that; what is missing by the numbers is for
+	// the taker to find out.
 	From uint64
-	// Untold of the numbers just before From are missing without being in Missed:
-	// the record that told of them was lost. Zero of a batch with From may also
-	// mean that this is not known.
-	Untold uint64
+	// Begin, of a maker whose records come for the first time, is the number of the
+	// first record that the giver ever took from it, or was told of as lost.
+	Begin uint64
 	// Told of the numbers missing before First are told by the record just before
-	// this batch. It does not travel.
+	// this batch.
 	Told uint64
 	// Reset means that the reader's cursor belongs to another life of what it
 	// reads, and that how many records it lost by that cannot be known.
@@ -115,11 +114,12 @@ const (
 	fieldReset    = 107
 	fieldFrom     = 108
 	fieldReason   = 109
-	fieldUntold   = 110
+	fieldBegin    = 110
+	fieldTold     = 111
 )
 
 // MaxBatchHeader bounds what AppendHeader appends, in bytes.
-const MaxBatchHeader = 2*(2+8) + 6*(2+10) + 2*(2+1)
+const MaxBatchHeader = 2*(2+8) + 7*(2+10) + 2*(2+1)
 
 // AppendHeader appends the fields of the encoded EnvelopeBatch that stand before
 // the records: header and Records, written one after the other, are the message.
@@ -134,9 +134,12 @@ func (b Batch) AppendHeader(dst []byte) []byte {
 		}
 		if b.From != 0 {
 			dst = appendNumber(dst, fieldFrom, b.From)
-			if b.Untold != 0 {
-				dst = appendNumber(dst, fieldUntold, b.Untold)
-			}
+		}
+		if b.Begin != 0 {
+			dst = appendNumber(dst, fieldBegin, b.Begin)
+		}
+		if b.Told != 0 {
+			dst = appendNumber(dst, fieldTold, b.Told)
 		}
 	}
 	if b.Missed != 0 {
@@ -212,8 +215,10 @@ func ParseBatch(msg []byte) (Batch, error) {
 				b.Reset = x != 0
 			case fieldFrom:
 				b.From = x
-			case fieldUntold:
-				b.Untold = x
+			case fieldBegin:
+				b.Begin = x
+			case fieldTold:
+				b.Told = x
 			case fieldReason:
 				if b.Reason = ReasonUnknown; uint32(x) < uint32(Reasons) { // a newer sender's is unknown here
 					b.Reason = Reason(x)
@@ -251,13 +256,10 @@ func ParseBatch(msg []byte) (Batch, error) {
 		b.Position = b.Next
 	}
 	if b.Stream == 0 {
-		b.First, b.Next, b.From = 0, 0, 0
+		b.First, b.Next, b.From, b.Begin, b.Told = 0, 0, 0, 0, 0
 		if !ringSet {
 			b.Position = 0
 		}
-	}
-	if b.From == 0 {
-		b.Untold = 0
 	}
 	if b.Stream != 0 && (b.Next < b.First || b.Next-b.First < uint64(b.Count)) {
 		return Batch{}, ErrMalformed

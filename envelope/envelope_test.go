@@ -262,7 +262,7 @@ func FuzzBatch(f *testing.F) {
 		{Records: record, Count: 1, Stream: 7, First: 5, Next: 6, Missed: 3, Ring: 7, Position: 6},
 		{Records: slices.Concat(record, record), Count: 2, Stream: 7, First: 5, Next: 9, Ring: 8, Position: 600, Reset: true},
 		{Stream: 9, First: 4, Next: 4, Missed: 1, Ring: 9, Position: 4},
-		{Stream: 9, First: 4, Next: 4, Missed: 1, From: 2, Untold: 1, Reason: ReasonRate, Ring: 9, Position: 4},
+		{Stream: 9, First: 4, Next: 4, Missed: 1, From: 2, Begin: 1, Told: 1, Reason: ReasonRate, Ring: 9, Position: 4},
 	} {
 		f.Add(append(b.AppendHeader(nil), b.Records...))
 	}
@@ -303,7 +303,7 @@ func FuzzBatch(f *testing.F) {
 		if b.Reason != Reason(want.Reason) && (b.Reason != 0 || want.Reason < uint32(Reasons)) {
 			t.Fatalf("%+v, want %v", b, &want)
 		}
-		if b.Stream != 0 && (b.First != want.First || b.From != want.From || b.From != 0 && b.Untold != want.Untold) {
+		if b.Stream != 0 && (b.First != want.First || b.From != want.From || b.Begin != want.Begin || b.Told != want.Told) {
 			t.Fatalf("%+v, want %v", b, &want)
 		}
 		again, err := ParseBatch(append(b.AppendHeader(nil), b.Records...))

@@ -36,7 +36,7 @@ const (
 	entryRing   = 'R' // a ring, see appendRing
 	entryGone   = 'X' // a ring was removed: its index
 	entryFloor  = 'F' // a ring's numbers: index, next position, next own number
-	entryOrigin = 'O' // a maker: index, stream, begin, next, reach
+	entryOrigin = 'O' // a maker: index, stream, begin, next, reach, hidden
 )
 
 const journalSlack = 256 << 10 // bytes by which it may grow in any case
@@ -80,7 +80,7 @@ func (r *Ring) appendFloor(dst []byte) []byte {
 }
 
 func (r *Ring) appendOrigin(dst []byte, o *origin) []byte {
-	return appendNumbers(append(dst, entryOrigin), uint64(r.index), uint64(o.stream), o.begin, o.next, o.reach)
+	return appendNumbers(append(dst, entryOrigin), uint64(r.index), uint64(o.stream), o.begin, o.next, o.reach, o.hidden)
 }
 
 // appendEntry frames what add appends.
@@ -154,7 +154,7 @@ func (s *saved) entry(kind byte, b []byte) bool {
 	case entryFloor:
 		r.next, r.local = max(r.next, number()), max(r.local, number())
 	case entryOrigin:
-		o := origin{stream: envelope.StreamID(number()), begin: number(), next: number(), reach: number(), saved: true}
+		o := origin{stream: envelope.StreamID(number()), begin: number(), next: number(), reach: number(), hidden: number(), saved: true}
 		if ok && o.stream != 0 {
 			r.origins[o.stream] = o
 		}

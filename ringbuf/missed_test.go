@@ -33,25 +33,28 @@ func TestMissedOnce(t *testing.T) {
 		lost         uint64
 		told         string
 	}{
-		"nothing":                   {batch(1, 5, envelope.Batch{}), batch(5, 9, envelope.Batch{}), 0, "[]"},
-		"by the numbers":            {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{}), 3, "[3 lost on the way]"},
-		"datagrams":                 {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Reason: envelope.ReasonDatagram}), 3, "[3 datagram lost]"},
-		"said, and by the numbers":  {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Missed: 3, Reason: envelope.ReasonEmitter}), 3, "[3 emitter full]"},
-		"more by the numbers":       {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Missed: 2, Reason: envelope.ReasonEmitter}), 3, "[2 emitter full 1 lost on the way]"},
-		"another maker's":           {batch(1, 5, envelope.Batch{}), batch(5, 9, envelope.Batch{Missed: 2, Reason: envelope.ReasonAgent}), 2, "[2 agent budget]"},
-		"accounted for":             {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 1}), 0, "[]"},
-		"accounted for, and said":   {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 1, Missed: 2, Reason: envelope.ReasonLink}), 2, "[2 link down too long]"},
-		"accounted for in part":     {batch(1, 5, envelope.Batch{}), batch(18, 19, envelope.Batch{From: 12}), 7, "[7 lost on the way]"},
-		"accounted for from beyond": {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 12}), 3, "[3 lost on the way]"},
-		"untold":                    {batch(1, 5, envelope.Batch{}), batch(18, 19, envelope.Batch{From: 12, Untold: 4}), 4, "[4 lost on the way]"},
-		"untold, and came":          {batch(1, 5, envelope.Batch{}), batch(18, 19, envelope.Batch{From: 7, Untold: 4}), 2, "[2 lost on the way]"},
-		"untold, unknown maker":     {batch(1, 1, envelope.Batch{}), batch(18, 19, envelope.Batch{From: 7, Untold: 4, Missed: 2}), 6, "[2 lost on the way 4 lost on the way]"},
-		"said before":               {batch(1, 5, envelope.Batch{Ring: 9, Position: 25}), batch(8, 9, envelope.Batch{From: 1, Missed: 7, Ring: 9, Position: 31}), 5, "[5 lost on the way]"},
-		"said before, whole":        {batch(1, 5, envelope.Batch{Ring: 7, Position: 5}), batch(8, 9, envelope.Batch{From: 1, Missed: 7, Ring: 7, Position: 9}), 3, "[3 lost on the way]"},
-		"repeated":                  {batch(1, 5, envelope.Batch{}), batch(3, 5, envelope.Batch{Missed: 2, From: 1}), 0, "[]"},
-		"repeated in part":          {batch(1, 5, envelope.Batch{}), batch(3, 9, envelope.Batch{Missed: 2, From: 1}), 0, "[]"},
-		"unknown maker":             {batch(1, 1, envelope.Batch{}), batch(8, 9, envelope.Batch{Missed: 2, From: 1}), 2, "[2 lost on the way]"},
-		"unknown maker's begin":     {batch(1, 1, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 3}), 0, "[]"},
+		"nothing":                  {batch(1, 5, envelope.Batch{}), batch(5, 9, envelope.Batch{}), 0, "[]"},
+		"by the numbers":           {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{}), 3, "[3 lost on the way]"},
+		"datagrams":                {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Reason: envelope.ReasonDatagram}), 3, "[3 datagram lost]"},
+		"said, and by the numbers": {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Missed: 3, Reason: envelope.ReasonEmitter}), 3, "[3 emitter full]"},
+		"more by the numbers":      {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Missed: 2, Reason: envelope.ReasonEmitter}), 3, "[2 emitter full 1 lost on the way]"},
+		"another maker's":          {batch(1, 5, envelope.Batch{}), batch(5, 9, envelope.Batch{Missed: 2, Reason: envelope.ReasonAgent}), 2, "[2 agent budget]"},
+		"accounted for":            {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 8}), 0, "[]"},
+		"accounted for, and said":  {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 6, Missed: 2, Reason: envelope.ReasonLink}), 2, "[2 link down too long]"},
+		"accounted for in part":    {batch(1, 5, envelope.Batch{}), batch(18, 19, envelope.Batch{From: 12}), 6, "[6 lost on the way]"},
+		"accounted for too far":    {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 12}), 0, "[]"},
+		"told before":              {batch(1, 5, envelope.Batch{}), batch(8, 9, envelope.Batch{Told: 2}), 1, "[1 lost on the way]"},
+		"repeated":                 {batch(1, 5, envelope.Batch{}), batch(3, 5, envelope.Batch{Missed: 2}), 0, "[]"},
+		"repeated in part":         {batch(1, 5, envelope.Batch{}), batch(3, 9, envelope.Batch{Missed: 2}), 0, "[]"},
+		"unknown maker":            {batch(1, 1, envelope.Batch{}), batch(8, 9, envelope.Batch{Missed: 2}), 2, "[2 lost on the way]"},
+		"unknown maker's begin":    {batch(1, 1, envelope.Batch{}), batch(8, 9, envelope.Batch{Begin: 3}), 5, "[5 lost on the way]"},
+		"unknown maker's from":     {batch(1, 1, envelope.Batch{}), batch(8, 9, envelope.Batch{From: 6, Begin: 3}), 2, "[2 lost on the way]"},
+		"of several makers":        {batch(1, 5, envelope.Batch{Ring: 9, Position: 25}), batch(8, 9, envelope.Batch{Missed: 7, Ring: 9, Position: 33}), 7, "[7 lost on the way]"},
+		"fewer than by numbers":    {batch(1, 5, envelope.Batch{Ring: 9, Position: 25}), batch(18, 19, envelope.Batch{Missed: 7, Ring: 9, Position: 33}), 13, "[7 lost on the way 6 lost on the way]"},
+		"said before":              {batch(1, 5, envelope.Batch{Ring: 9, Position: 25}), batch(8, 9, envelope.Batch{Missed: 7, Ring: 9, Position: 31}), 5, "[5 lost on the way]"},
+		"said before, of one":      {batch(1, 5, envelope.Batch{Ring: 7, Position: 5}), batch(8, 9, envelope.Batch{Missed: 7, Ring: 7, Position: 9}), 3, "[3 lost on the way]"},
+		"of one, and it is there":  {batch(1, 5, envelope.Batch{Ring: 7, Position: 5}), batch(5, 9, envelope.Batch{Missed: 7, Ring: 7, Position: 9}), 0, "[]"},
+		"numbers that cannot be":   {batch(1, 5, envelope.Batch{Ring: 9, Position: 1 << 63}), batch(8, 9, envelope.Batch{Missed: 1 << 63, Told: 1 << 63, Ring: 9, Position: 0}), 0, "[]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := New(&Options{Budget: MinBudget})
@@ -82,7 +85,7 @@ func TestMissedOnce(t *testing.T) {
 					t.Fatalf("%+v", b)
 				}
 			}
-			if b := at.Read(make([]byte, 0, 4096)); b.Count > 0 && (b.Told != done.Lost || b.From != 1 || b.Missed != 0) {
+			if b := at.Read(make([]byte, 0, 4096)); b.Count > 0 && (b.Told != done.Lost || b.Begin != 1 || b.Missed != 0) {
 				t.Errorf("%+v", b)
 			}
 		})

@@ -51,7 +51,7 @@ const copyBlocks = 64<<10>>blockBits + 2
 // are in buf, or in memory of their own if they did not fit; they are the
 // caller's.
 //
-// Its From is where the ring's knowledge of that maker begins, and its Told how
+// Its Begin is where the ring's knowledge of that maker begins, and its Told how
 // many of the numbers missing before First the record read just before tells of
 // (see Append): only the reader of a whole ring that wants to compare numbers
 // needs them.
@@ -96,10 +96,10 @@ func (at *Reader) Read(buf []byte) (b envelope.Batch) {
 		endPosition, endAddr = r.lastStart(at.next, at.addr, at.addr+uint64(limit))
 	}
 	b.Stream, b.First = owner.stream, owner.number+(at.next-owner.position)
-	if b.From = 1; b.Stream != r.id {
-		b.From = 0
+	if b.Begin = 1; b.Stream != r.id {
+		b.Begin = 0
 		if i, known := r.origin(b.Stream); known {
-			b.From = r.origins[i].begin
+			b.Begin = r.origins[i].begin
 		}
 	}
 	b.Count = int(endPosition - at.next)

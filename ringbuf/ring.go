@@ -92,7 +92,11 @@ type origin struct {
 	next   uint64 // number of the one that comes next; 0: it made none
 	at     uint64 // position behind its last record
 	saved  bool   // the journal says so, too
-	reach  uint64 // of a ring elsewhere in which several makers meet: position up to which its records came from there
+
+	// Of a ring elsewhere in which several makers meet: the position up to which
+	// its records came from there, and how many that were missed there have not yet
+	// shown as gaps in their makers' numbers.
+	reach, hidden uint64
 }
 
 // maxOrigins bounds how many makers of records a ring remembers, to recognise
@@ -161,28 +165,16 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	records, number := b.Records, b.First
 	done.Said = b.Missed
 	gap := uint64(0) // missing by the numbers, and nobody said so
-	// Where the batch was read from a ring of one maker, numbers are positions
-	// there, and all that was missed is this maker's.
-	whole := b.Ring == b.Stream && b.Position == b.Next
 	var from *origin
 	fresh := false
 	if b.Stream != 0 {
-		if !whole && b.Ring != 0 {
-			// A batch is sent again when its acknowledgement was lost. It says once
-			// more then what it missed, and of that some may have come before.
-			done.Said = min(done.Said, r.reach(&b))
-		}
-		from = r.from(b.Stream)
-		known := from.next > 0
+		var known bool
+		from, known = r.recognise(b.Stream)
+		fresh = !known
 		if known && b.Next <= from.next {
 			return Appended{Repeated: uint64(b.Count)}
 		}
-		switch {
-		case !known:
-			fresh = true
-			from.begin = b.First - min(b.First, done.Said)
-			gap = b.Untold
-		case b.First < from.next:
+		if known && b.First < from.next {
 			// Numbers left out by a query cannot be told apart here; links carry
 			// whole streams.
 			for number < from.next && len(records) > 0 {
@@ -192,17 +184,17 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 			}
 			number = from.next
 			done.Said = 0 // said when the first of them came
-		case b.From != 0:
-			gap = max(min(b.From, b.First), from.next) - from.next
-			if b.Untold > 0 {
-				gap = min(gap, b.Untold)
+			r.reach(&b)
+		} else {
+			next := expected(&b, from, known)
+			if !known {
+				from.begin = next
 			}
-			if whole {
-				done.Said = min(done.Said, b.First-from.next-gap)
-			}
-		default: // what was missed may be the gap, or another maker's
-			gap = b.First - from.next - min(b.First-from.next, done.Said)
+			gap = b.First - next
+			gap -= min(gap, b.Told)
+			done.Said, gap = r.missed(&b, b.First-next, gap)
 		}
+		from, _ = r.recognise(b.Stream)
 		from.next = b.Next
 	}
 	done.Lost = done.Said + gap
@@ -275,22 +267,74 @@ func (r *Ring) origin(stream envelope.StreamID) (int, bool) {
 	})
 }
 
-// from is the origin of that name, a new one if there is none.
-func (r *Ring) from(stream envelope.StreamID) *origin {
+// expected is the number from which on b's records are missing that are not
+// there: at most b.First.
+func expected(b *envelope.Batch, from *origin, known bool) uint64 {
+	next := b.From
+	switch {
+	case known:
+		next = max(next, from.next)
+	case next != 0:
+	case b.Begin != 0:
+		next = b.Begin
+	case several(b):
+		next = b.First
+	default:
+		next = b.First - min(b.First, b.Missed)
+	}
+	return min(next, b.First)
+}
+
+// several reports whether the batch was read from a ring in which several makers
+// meet. In a ring of one maker numbers are positions.
+func several(b *envelope.Batch) bool {
+	return b.Ring != 0 && (b.Ring != b.Stream || b.Position != b.Next)
+}
+
+// missed tells what is missing before b: how many of those that b says, and how
+// many more by the numbers, of which all are missing, and untold no record tells.
+//
+// A batch is sent again when its acknowledgement was lost. It says once more then
+// what it missed, and some of that may have come before: by numbers, or for a
+// ring of several makers by its positions, that is known here. What was missed in
+// such a ring was of all its makers, whose gaps show as their next records come.
+func (r *Ring) missed(b *envelope.Batch, all, untold uint64) (said, gap uint64) {
+	if several(b) {
+		beyond := r.reach(b)
+		said = min(b.Missed, beyond)
+		hop, _ := r.recognise(b.Ring)
+		hop.hidden += said
+		shown := min(untold, hop.hidden)
+		hop.hidden -= shown
+		return said, untold - shown
+	}
+	said = b.Missed
+	if b.Ring != 0 {
+		said = min(said, all)
+	}
+	return said, untold - min(untold, said)
+}
+
+// recognise finds the origin of that name, or makes one, of which nothing is
+// known.
+func (r *Ring) recognise(stream envelope.StreamID) (from *origin, known bool) {
 	i, known := r.origin(stream)
 	if !known {
 		i = r.addOrigin(origin{stream: stream, at: r.next})
 	}
-	return &r.origins[i]
+	return &r.origins[i], r.origins[i].next > 0
 }
 
-// reach notes up to where the batch reaches in the ring that it was read from,
-// and returns how far it begins behind what came from there before.
+// reach notes up to where the batch reaches in a ring in which several makers
+// meet, and returns how far it begins behind what came from there before.
 func (r *Ring) reach(b *envelope.Batch) uint64 {
-	from := r.from(b.Ring)
+	if !several(b) {
+		return 0
+	}
+	hop, _ := r.recognise(b.Ring)
 	start := b.Position - min(b.Position, uint64(b.Count))
-	beyond := start - min(start, from.reach)
-	from.reach, from.at, from.saved = max(from.reach, b.Position), r.next, false
+	beyond := start - min(start, hop.reach)
+	hop.reach, hop.at = max(hop.reach, b.Position), r.next
 	return beyond
 }
 

@@ -114,20 +114,18 @@ type Link struct {
 	wg     sync.WaitGroup // of lanes
 	done   chan struct{}  // closed when the goroutines are gone
 
-	mu       sync.Mutex // of what follows, of lanes, and of the current sessions
-	acked    positions
-	numbers  positions     // of makers' records, see course
-	credits  positions     // see course
-	credited bool          // there has been any credit
-	moved    chan struct{} // closed when acked moves; nil if nobody waits
-	ended    bool          // the Source yields nothing more
-	torn     bool          // some lane's torn is not 0
-	met      bool          // there has been a connection
-	stats    LinkStats
-	share    *share    // which lane reads what
-	turn     sync.Cond // lanes that wait for their turn to read
-	nudged   time.Time // when Flush last cut pauses short
-	nudge    chan struct{}
+	mu      sync.Mutex // of what follows, of lanes, and of the current sessions
+	acked   positions
+	numbers positions     // of makers' records, see course
+	moved   chan struct{} // closed when acked moves; nil if nobody waits
+	ended   bool          // the Source yields nothing more
+	torn    bool          // some lane's torn is not 0
+	met     bool          // there has been a connection
+	stats   LinkStats
+	share   *share    // which lane reads what
+	turn    sync.Cond // lanes that wait for their turn to read
+	nudged  time.Time // when Flush last cut pauses short
+	nudge   chan struct{}
 }
 
 // LinkStats is what a Link has counted since it was made.

@@ -70,7 +70,6 @@ type entry struct {
 	position uint64
 	records  uint64
 	missed   uint64 // by the Source
-	credit   uint64 // of the ring's course
 	end      uint64 // value of queued after it
 	cost     int
 }
@@ -333,7 +332,6 @@ func (s *session) settle() {
 				s.l.numbers.set(e.stream, e.next)
 			}
 		}
-		s.l.settleCredit(e.ring, e.credit)
 		// What begins a sequence says nothing new, and by now another lane may have
 		// sent more of that ring.
 		if e.records > 0 || e.missed > 0 || e.position > s.l.acked.get(e.ring) {

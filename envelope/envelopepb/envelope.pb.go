@@ -258,9 +258,10 @@ type EnvelopeBatch struct {
 	Ring          uint64                 `protobuf:"fixed64,105,opt,name=ring,proto3" json:"ring,omitempty"`        // the ring they were read from; absent: stream
 	Position      uint64                 `protobuf:"varint,106,opt,name=position,proto3" json:"position,omitempty"` // where in that ring to read on; absent: next
 	Reset_        bool                   `protobuf:"varint,107,opt,name=reset,proto3" json:"reset,omitempty"`       // the reader's cursor was of another life; how many it lost is not known
-	From          uint64                 `protobuf:"varint,108,opt,name=from,proto3" json:"from,omitempty"`         // what is missing between it and first is in missed, told by a record, or went elsewhere; absent: not said
+	From          uint64                 `protobuf:"varint,108,opt,name=from,proto3" json:"from,omitempty"`         // all below this number was given, told as missed, or went elsewhere; absent: not known
 	Reason        uint32                 `protobuf:"varint,109,opt,name=reason,proto3" json:"reason,omitempty"`     // why the missed ones are: 1 emitter full, 2 agent budget, 3 link down too long, 4 datagram lost, 5 rate limit, 6 refused
-	Untold        uint64                 `protobuf:"varint,110,opt,name=untold,proto3" json:"untold,omitempty"`     // of the numbers just before from, missing without being in missed
+	Begin         uint64                 `protobuf:"varint,110,opt,name=begin,proto3" json:"begin,omitempty"`       // number of the first record that the giver ever had of the stream
+	Told          uint64                 `protobuf:"varint,111,opt,name=told,proto3" json:"told,omitempty"`         // of the numbers missing before first, told by the record just before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,9 +366,16 @@ func (x *EnvelopeBatch) GetReason() uint32 {
 	return 0
 }
 
-func (x *EnvelopeBatch) GetUntold() uint64 {
+func (x *EnvelopeBatch) GetBegin() uint64 {
 	if x != nil {
-		return x.Untold
+		return x.Begin
+	}
+	return 0
+}
+
+func (x *EnvelopeBatch) GetTold() uint64 {
+	if x != nil {
+		return x.Told
 	}
 	return 0
 }
@@ -964,7 +972,7 @@ const file_github_com_cloudfoundry_loggregator_envelope_envelopepb_envelope_prot
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
-	"\amessage\"\xad\x02\n" +
+	"\amessage\"\xbf\x02\n" +
 	"\rEnvelopeBatch\x128\n" +
 	"\x05batch\x18\x01 \x03(\v2\".cloudfoundry.loggregator.EnvelopeR\x05batch\x12\x16\n" +
 	"\x06stream\x18e \x01(\x06R\x06stream\x12\x14\n" +
@@ -975,8 +983,9 @@ const file_github_com_cloudfoundry_loggregator_envelope_envelopepb_envelope_prot
 	"\bposition\x18j \x01(\x04R\bposition\x12\x14\n" +
 	"\x05reset\x18k \x01(\bR\x05reset\x12\x12\n" +
 	"\x04from\x18l \x01(\x04R\x04from\x12\x16\n" +
-	"\x06reason\x18m \x01(\rR\x06reason\x12\x16\n" +
-	"\x06untold\x18n \x01(\x04R\x06untold\"]\n" +
+	"\x06reason\x18m \x01(\rR\x06reason\x12\x14\n" +
+	"\x05begin\x18n \x01(\x04R\x05begin\x12\x12\n" +
+	"\x04told\x18o \x01(\x04R\x04told\"]\n" +
 	"\x05Value\x12\x14\n" +
 	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x1a\n" +
 	"\ainteger\x18\x02 \x01(\x03H\x00R\ainteger\x12\x1a\n" +
