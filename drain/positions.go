@@ -136,15 +136,20 @@ func (p *positions) claim(provider string, b Binding, alike bool) (position, boo
 	return at, ok
 }
 
-// cursor is where to go on, or since when if that is not known.
-func (at position) cursor() (c envelope.Cursor, since time.Time) {
-	if at.Cursor != "" {
-		if c, err := envelope.ParseCursor(at.Cursor); err == nil && !c.IsZero() {
-			return c, time.Time{}
+// resume is where a drain goes on, or if that is not known, since when: where
+// nothing was ever received, the binding's own beginning.
+func (at position) resume(b Binding) (c envelope.Cursor, since time.Time) {
+	if at.Cursor == "" {
+		if q, err := b.query(); err == nil && !q.History {
+			ago, _ := time.ParseDuration(b.From) // 0 for "now"
+			since = at.Opened.Add(-ago)
 		}
-		return envelope.Cursor{}, at.Seen
+		return c, since
 	}
-	return envelope.Cursor{}, at.Opened
+	if c, err := envelope.ParseCursor(at.Cursor); err == nil && !c.IsZero() {
+		return c, time.Time{}
+	}
+	return c, at.Seen
 }
 
 // save writes the file anew and puts it in the old one's place.

@@ -359,7 +359,7 @@ func (s *Set) claim(g *group, added []*bound, alike bool) (rest []*bound) {
 			rest = append(rest, b)
 			continue
 		}
-		b.start, b.since = at.cursor()
+		b.start, b.since = at.resume(b.Binding)
 		b.opened = at.Opened
 		b.fresh = b.fresh && alike // its URL has changed
 		s.open(g, b)

@@ -35,7 +35,12 @@ func (h *hosts) at(addr string) *receiver {
 }
 
 func (h *hosts) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return h.at(addr).dial(ctx, network, addr)
+	c, err := h.at(addr).dial(ctx, network, addr)
+	if err == errHang {
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	return c, err
 }
 
 // lockedBuffer is a log that is read while it is written.
