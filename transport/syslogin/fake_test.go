@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/cloudfoundry/loggregator/envelope"
 )
 
 // conserve checks that what came in is accounted for.
@@ -39,3 +41,8 @@ func (l *lines) Handle(_ context.Context, r slog.Record) error {
 	l.all = append(l.all, b.String())
 	return nil
 }
+
+// discard is a Writer that takes everything and keeps nothing.
+type discard struct{}
+
+func (discard) WriteBatch(context.Context, envelope.Batch) error { return nil }
