@@ -1,4 +1,4 @@
-package drain_test
+package drain
 
 import (
 	"bufio"
@@ -25,7 +25,6 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator"
-	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
@@ -128,13 +127,13 @@ func freeAddr(t *testing.T) string {
 // and started again rounds times meanwhile, and checks what is in the receiver's
 // file: every line, in order but for what was sent again, of which there is no
 // more than is counted, and no more than the receiver can have held each time.
-func restarts(t *testing.T, url string, p *process, file string, signal os.Signal, rounds int, o *drain.Options) {
+func restarts(t *testing.T, url string, p *process, file string, signal os.Signal, rounds int, o *Options) {
 	const perSecond = 5000
 	p.start()
 	defer func() { p.end(os.Kill) }()
 	router := loggregator.New(nil)
 	defer router.Close()
-	d, err := drain.Open(url, router, all, o)
+	d, err := Open(url, router, everything, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +143,7 @@ func restarts(t *testing.T, url string, p *process, file string, signal os.Signa
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		fixed := identity.Encode()
+		fixed := sixTags.Encode()
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -369,7 +368,7 @@ module(load="imtcp" StreamDriver.Name="gtls" StreamDriver.Mode="1" %s)`,
 				}
 				config.Certificates = []tls.Certificate{pair}
 			}
-			restarts(t, "syslog-tls://"+p.addr, p, file, syscall.SIGTERM, 4, &drain.Options{TLS: config})
+			restarts(t, "syslog-tls://"+p.addr, p, file, syscall.SIGTERM, 4, &Options{TLS: config})
 		})
 	}
 }

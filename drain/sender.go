@@ -222,6 +222,9 @@ func (s *sender) step(size int, any bool) time.Duration {
 		wait = min(wait, more)
 	}
 	pause := s.catchPause(now, any)
+	if pause > 0 {
+		wait = min(wait, pause)
+	}
 	if any && len(s.sent)-s.settled < maxEntries && s.spare == nil {
 		if s.lastSmall && size < chunkReady {
 			pause = max(pause, s.pace-now.Sub(s.lastWrite))
