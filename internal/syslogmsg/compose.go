@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 	"unsafe"
 
@@ -39,7 +40,11 @@ type Identity struct {
 	Source string
 	before envelope.Fixed // loses to what a message says of itself
 	after  envelope.Fixed // wins
+	slot   uint32         // of a Composer
 }
+
+// nextSlot spreads identities over the slots.
+var nextSlot atomic.Uint32
 
 // NewIdentity encodes an Identity: of id's tags, those in defaults yield to what
 // a message says of itself, those in id do not. It is nil without a source id.
@@ -53,7 +58,7 @@ func NewIdentity(id envelope.Identity, defaults map[string]string) *Identity {
 		after = after.AppendTag(k, id.Tags[k])
 	}
 	id.SourceID, id.Tags = source, defaults
-	return &Identity{Source: source, before: id.Encode(), after: after}
+	return &Identity{Source: source, before: id.Encode(), after: after, slot: nextSlot.Add(1)}
 }
 
 // SourceID makes a source id that a router takes of what may be none: printable,
@@ -89,49 +94,66 @@ func CutAt(b []byte, limit int) int {
 }
 
 // Composer makes what stands before a record's text out of an Identity and a
-// message. Neighbours are mostly alike but for their time and text; then this
+// message. Messages of one identity are mostly alike but for their time and text,
+// so a Composer remembers what it made last for each of a few identities; then it
 // costs a few comparisons. It is for one goroutine.
 type Composer struct {
 	// Bounded is how many messages said more in their tags than the limits allow.
 	Bounded uint64
 
-	valid         bool
-	id            *Identity
-	priority      [3]byte
-	procID, msgID []byte
-	structured    []byte
-	fixed         envelope.Fixed
-	cut           bool
-	name, value   []byte // scratch
+	recent      [slots]composed
+	fixed       envelope.Fixed
+	cut         bool
+	name, value []byte // scratch
+}
+
+const (
+	slots = 16      // identities that are remembered
+	small = 2 << 10 // bytes of what is made, and of what it is made of, that are
+)
+
+// composed is what was made last in one slot.
+type composed struct {
+	id                        *Identity
+	facility, severity        uint8
+	prioritized, cut          bool
+	procID, msgID, structured []byte
+	fixed                     envelope.Fixed
+}
+
+// is reports whether r was made of these.
+func (r *composed) is(id *Identity, m *Message) bool {
+	return r.id == id && r.facility == m.Facility && r.severity == m.Severity && r.prioritized == m.HasPriority &&
+		string(r.procID) == string(m.ProcID) && string(r.msgID) == string(m.MsgID) && string(r.structured) == string(m.Structured)
 }
 
 // Compose is valid until the next call.
 func (c *Composer) Compose(id *Identity, m *Message) envelope.Fixed {
-	priority := [3]byte{0, m.Facility, m.Severity}
-	if m.HasPriority {
-		priority[0] = 1
-	}
-	if !c.valid || c.id != id || c.priority != priority ||
-		string(c.procID) != string(m.ProcID) || string(c.msgID) != string(m.MsgID) || string(c.structured) != string(m.Structured) {
-		c.id, c.priority = id, priority
-		c.procID = append(c.procID[:0], m.ProcID...)
-		c.msgID = append(c.msgID[:0], m.MsgID...)
-		c.structured = append(c.structured[:0], m.Structured...)
-		c.compose(m)
-		c.valid = cap(c.structured)+cap(c.procID)+cap(c.msgID) <= 16<<10
-		if !c.valid {
-			c.structured, c.procID, c.msgID = nil, nil, nil
+	r := &c.recent[id.slot%slots]
+	if r.is(id, m) {
+		if r.cut {
+			c.Bounded++
 		}
+		return r.fixed
 	}
+	c.compose(id, m)
 	if c.cut {
 		c.Bounded++
 	}
-	return c.fixed
+	if len(c.fixed) > small || len(m.ProcID)+len(m.MsgID)+len(m.Structured) > small {
+		return c.fixed
+	}
+	r.id, r.facility, r.severity, r.prioritized, r.cut = id, m.Facility, m.Severity, m.HasPriority, c.cut
+	r.procID = append(r.procID[:0], m.ProcID...)
+	r.msgID = append(r.msgID[:0], m.MsgID...)
+	r.structured = append(r.structured[:0], m.Structured...)
+	r.fixed = append(r.fixed[:0], c.fixed...)
+	return r.fixed
 }
 
-func (c *Composer) compose(m *Message) {
+func (c *Composer) compose(id *Identity, m *Message) {
 	c.cut = false
-	f := append(c.fixed[:0], c.id.before...)
+	f := append(c.fixed[:0], id.before...)
 	if m.HasPriority {
 		f = f.AppendTag(TagSeverity, SeverityName(m.Severity))
 		f = f.AppendTag(TagFacility, FacilityName(m.Facility))
@@ -164,7 +186,7 @@ func (c *Composer) compose(m *Message) {
 		}
 		f = f.AppendTag(View(c.bound(c.name, MaxName)), View(c.bound(value, MaxValue)))
 	}
-	c.fixed = append(f, c.id.after...)
+	c.fixed = append(f, id.after...)
 }
 
 func (c *Composer) bound(b []byte, limit int) []byte {

@@ -1,7 +1,6 @@
 package syslogin
 
 import (
-	"bytes"
 	"strconv"
 	"time"
 
@@ -46,9 +45,8 @@ func newIntake(s *Server, local bool, remote string) intake {
 
 func (in *intake) begin() { in.now = time.Now() }
 
-// message takes a whole message.
+// message takes a whole message, without a line end.
 func (in *intake) message(line []byte) {
-	line = trimEnd(line)
 	limit := in.s.opts.MaxMessage
 	if len(line) > limit {
 		for len(line) > limit {
@@ -177,4 +175,10 @@ func (in *intake) flush() {
 }
 
 // trimEnd takes line ends off a message, which some senders count in.
-func trimEnd(line []byte) []byte { return bytes.TrimRight(line, "\r\n\x00") }
+func trimEnd(line []byte) []byte {
+	n := len(line)
+	for n > 0 && (line[n-1] == '\n' || line[n-1] == '\r' || line[n-1] == 0) {
+		n--
+	}
+	return line[:n]
+}
