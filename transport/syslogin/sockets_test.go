@@ -158,7 +158,7 @@ func TestTLS(t *testing.T) {
 		io.WriteString(good, "<14>1 - - a - - - hello\n")
 		good.Close()
 		dst.Wait(1)
-		s.Close()
+		s.Shutdown(t.Context())
 		<-result
 		if st := s.Stats(); st.Refused["handshake"] != 3 || st.Messages != 1 || st.Accepted != 4 {
 			t.Errorf("%+v", st)
