@@ -81,6 +81,7 @@ type arena struct {
 	oldest uint32   // list by age: oldest first
 	newest uint32
 	dir    *dir // nil: memory only
+	region region
 }
 
 // chunkBitsFor is the log2 of the blocks in a chunk of a Store of this budget.
@@ -120,6 +121,9 @@ func (a *arena) grow() error {
 func (a *arena) newChunk(i int) ([]byte, error) {
 	if a.dir != nil {
 		return a.dir.newChunk(i, a.bits)
+	}
+	if mem := a.region.chunk(i, chunkSize(a.bits)); mem != nil {
+		return mem, nil
 	}
 	return newMemory(chunkSize(a.bits))
 }
@@ -194,7 +198,7 @@ func (a *arena) drop(i uint32) {
 	c := &a.chunks[i]
 	if a.dir != nil {
 		a.dir.removeChunk(int(i), c.mem)
-	} else {
+	} else if !a.region.giveBack(int(i), c.mem) {
 		freeMemory(c.mem)
 	}
 	a.free -= a.perChunk() - c.used
@@ -206,10 +210,11 @@ func (a *arena) drop(i uint32) {
 // close unmaps everything. Files stay.
 func (a *arena) close() {
 	for i := range a.chunks {
-		if mem := a.chunks[i].mem; mem != nil {
+		if mem := a.chunks[i].mem; mem != nil && !a.region.giveBack(i, mem) {
 			freeMemory(mem)
 		}
 	}
+	a.region.close()
 	a.chunks, a.room, a.mapped, a.free, a.low = nil, nil, 0, 0, 0
 	a.oldest, a.newest = none, none
 }

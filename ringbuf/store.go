@@ -115,6 +115,8 @@ func New(o *Options) (*Store, error) {
 		if err := s.open(o.Dir); err != nil {
 			return nil, err
 		}
+	} else {
+		s.arena.region.reserve(s.budget, chunkSize(s.arena.bits))
 	}
 	return s, nil
 }
