@@ -90,14 +90,18 @@ func days(year, month, day int) int {
 	return 365*year + year/4 - year/100 + year/400 + (153*month+2)/5 + day - 1 - 719468
 }
 
+// ahead is how far a clock may be ahead of ours, and still be taken to mean this
+// year.
+const ahead = 7 * 24 * time.Hour
+
 const months = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 // stamp reads the time of RFC 3164, section 4.1.2, "Oct  9 22:33:20", from the
 // beginning of b and returns its length; zero if there is none. Where the day
 // has no leading space, where a year stands before or after the clock's time,
 // and where the seconds have decimals, it is read all the same: devices differ.
-// A year that is not told is the one that puts the time next to now, whose
-// location is where the clock is taken to be.
+// A year that is not told is the last one that does not put the time more than a
+// week after now, whose location is where the clock is taken to be.
 func (m *Message) stamp(b []byte, now time.Time) int {
 	if len(b) < len("Jan 2 15:04:05") || b[3] != ' ' {
 		return 0
@@ -143,12 +147,11 @@ func (m *Message) stamp(b []byte, now time.Time) int {
 	if year != 0 {
 		t = at(year)
 	} else {
-		t = at(now.Year())
-		switch d := t.Sub(now); {
-		case d > 183*24*time.Hour:
-			t = at(now.Year() - 1)
-		case d < -183*24*time.Hour:
-			t = at(now.Year() + 1)
+		latest := now.Add(ahead)
+		for year = latest.Year(); ; year-- {
+			if t = at(year); !t.After(latest) {
+				break
+			}
 		}
 	}
 	if t.Year() >= minYear && t.Year() <= maxYear {

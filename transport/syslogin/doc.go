@@ -17,8 +17,8 @@
 // their own names back. At most 32 parameters of 1 KiB become tags; that a
 // message had more is counted.
 //
-// A time without a year is the one next to now, in Options.Location; without
-// any, it is the time of arrival. A line that does not parse is kept as it is,
+// A time without a year is the last such time, up to a week ahead of ours, in
+// Options.Location; a message without any has the time of arrival. A line that does not parse is kept as it is,
 // with the time of arrival and, if at least it begins with a priority, with
 // that. It is counted as Unparsed.
 //
