@@ -2,7 +2,6 @@ package drain
 
 import (
 	"compress/gzip"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -102,7 +101,7 @@ func TestH15ClosedWhenUsed(t *testing.T) {
 		o := s.options()
 		dial := o.DialContext
 		var last *onceClosed
-		o.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		o.DialContext = func(ctx ctx, network, addr string) (net.Conn, error) {
 			c, err := dial(ctx, network, addr)
 			last = &onceClosed{Conn: c}
 			return last, err
@@ -210,7 +209,7 @@ func TestH20NoProxy(t *testing.T) {
 		src.lines(1, 0, 3)
 		o := s.options()
 		dial := o.DialContext
-		o.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		o.DialContext = func(ctx ctx, network, addr string) (net.Conn, error) {
 			if addr != "example.com:443" {
 				t.Errorf("dialled %s", addr)
 			}

@@ -137,3 +137,8 @@ func (m *memory) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 }
 
 var everything = envelope.Query{Select: envelope.Everything, History: true}
+
+type (
+	ctx        = context.Context
+	envelopeID = envelope.StreamID
+)
