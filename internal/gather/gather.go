@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// Full is from how many bytes of records of one source on everything should
-	// be flushed. Records grow by what is said of each: many empty lines would be
-	// a hundred times their size.
-	Full = 256 << 10
+	// limit is from how many bytes of records on they should be flushed. Records
+	// grow by what is said of each: many empty lines would be a hundred times
+	// their size.
+	limit = 256 << 10
 	// keep bounds the memory that an empty Batches holds on to for records, in
 	// bytes, and keepSources the names.
 	keep        = 512 << 10
@@ -26,17 +26,19 @@ type Batches struct {
 	by    map[string]*Group
 	used  []*Group // that have something to flush, in the order in which they came
 	last  *Group
+	size  int      // bytes of records gathered
 	spare [][]byte // memory for records
 	kept  int      // bytes of it
 }
 
-// Group is the records of one source. Whoever adds a record appends to Records
-// and counts it.
+// Group is the records of one source. Whoever adds a record appends it to
+// Records, and then says so: see Batches.Added.
 type Group struct {
 	source  string
 	used    bool
+	counted int // bytes of Records that are in Batches.size
+	count   int
 	Records []byte
-	Count   int
 	Missed  uint64 // records that are known to be lost before these
 	Reason  envelope.Reason
 }
@@ -69,16 +71,28 @@ func (b *Batches) Group(source string) *Group {
 	return g
 }
 
+// Added counts the record that was just appended to g.Records, and reports
+// whether it is time to flush.
+func (b *Batches) Added(g *Group) (full bool) {
+	g.count++
+	b.size += len(g.Records) - g.counted
+	g.counted = len(g.Records)
+	return b.size >= limit
+}
+
+// Empty reports whether g has no record yet.
+func (g *Group) Empty() bool { return g.count == 0 }
+
 // Flush hands over what is gathered, a batch per source, in the order in which
 // the sources first came. It returns how many records the Writer took and, where
 // it returned an error for a batch, how many it did not, and the last error.
 func (b *Batches) Flush(ctx context.Context) (taken, lost uint64, err error) {
 	for _, g := range b.used {
-		if g.Count > 0 || g.Missed > 0 {
-			if e := b.w.WriteBatch(ctx, envelope.Batch{Records: g.Records, Count: g.Count, Missed: g.Missed, Reason: g.Reason}); e != nil {
-				lost, err = lost+uint64(g.Count), e
+		if g.count > 0 || g.Missed > 0 {
+			if e := b.w.WriteBatch(ctx, envelope.Batch{Records: g.Records, Count: g.count, Missed: g.Missed, Reason: g.Reason}); e != nil {
+				lost, err = lost+uint64(g.count), e
 			} else {
-				taken += uint64(g.Count)
+				taken += uint64(g.count)
 			}
 		}
 		if n := cap(g.Records); n > 0 && b.kept+n <= keep {
@@ -87,7 +101,7 @@ func (b *Batches) Flush(ctx context.Context) (taken, lost uint64, err error) {
 		*g = Group{source: g.source}
 	}
 	clear(b.used)
-	b.used, b.last = b.used[:0], nil
+	b.used, b.last, b.size = b.used[:0], nil, 0
 	if len(b.by) > keepSources {
 		b.by, b.used = make(map[string]*Group), nil
 	}

@@ -12,7 +12,7 @@ import (
 func add(b *Batches, source string, size int) {
 	g := b.Group(source)
 	g.Records = envelope.AppendLog(g.Records, envelope.Identity{SourceID: source}.Encode(), 1, envelope.Out, make([]byte, size))
-	g.Count++
+	b.Added(g)
 }
 
 // TestFlush: each source's records come in one batch, in order, and what the
@@ -71,6 +71,26 @@ func TestFlush(t *testing.T) {
 	}
 }
 
+// TestFull: it is time to flush when all records together are too many.
+func TestFull(t *testing.T) {
+	b := New(envelope.WriterFunc(func(context.Context, envelope.Batch) error { return nil }))
+	for range 2 {
+		size := 0
+		for i := 0; ; i++ {
+			g := b.Group(fmt.Sprint(i % 10))
+			before := len(g.Records)
+			g.Records = envelope.AppendLog(g.Records, nil, 1, envelope.Out, make([]byte, 1000))
+			size += len(g.Records) - before
+			if full := b.Added(g); full != (size >= limit) {
+				t.Fatalf("full = %v at %d bytes", full, size)
+			} else if full {
+				break
+			}
+		}
+		b.Flush(t.Context())
+	}
+}
+
 func TestAllocs(t *testing.T) {
 	b := New(envelope.WriterFunc(func(context.Context, envelope.Batch) error { return nil }))
 	fixed := envelope.Identity{SourceID: "s"}.Encode()
@@ -79,7 +99,7 @@ func TestAllocs(t *testing.T) {
 		for _, s := range []string{"a", "b", "a"} {
 			g := b.Group(s)
 			g.Records = envelope.AppendLog(g.Records, fixed, 1, envelope.Out, line)
-			g.Count++
+			b.Added(g)
 		}
 		b.Flush(t.Context())
 	}); n > 0 {

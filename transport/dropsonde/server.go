@@ -205,8 +205,7 @@ func (in *intake) datagram(b []byte, cut bool, now int64) (reason, says string) 
 	}
 	g := in.out.Group(in.t.source(&in.e))
 	g.Records = in.t.append(g.Records, &in.e, now)
-	g.Count++
-	if len(g.Records) >= gather.Full {
+	if in.out.Added(g) {
 		in.flush()
 	}
 	return "", ""

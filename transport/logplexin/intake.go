@@ -255,7 +255,7 @@ func (in *intake) message(o Origin, now int64, line []byte) {
 func (in *intake) add(source string, fixed envelope.Fixed, stamp int64, t envelope.LogType, text []byte) {
 	g := in.out.Group(source)
 	if in.missed > 0 {
-		if g.Count > 0 { // they were lost before this record, not before those
+		if !g.Empty() { // they were lost before this record, not before those
 			in.flush()
 			g = in.out.Group(source)
 		}
@@ -264,8 +264,7 @@ func (in *intake) add(source string, fixed envelope.Fixed, stamp int64, t envelo
 		in.missed = 0
 	}
 	g.Records = envelope.AppendLog(g.Records, fixed, stamp, t, text)
-	g.Count++
-	if len(g.Records) >= gather.Full {
+	if in.out.Added(g) {
 		in.flush()
 	}
 }

@@ -120,7 +120,7 @@ func (c *conn) consume(n int) *fault {
 	c.in.begin()
 	full := c.frame.end == len(c.frame.buf)
 	progress := c.frame.consume()
-	c.in.flush()
+	c.in.end()
 	if c.in.err != nil {
 		return &fault{refusedWriter, "records not taken: " + c.in.err.Error()}
 	}
@@ -144,7 +144,7 @@ func (c *conn) ended(nc net.Conn, err error) *fault {
 		if c.frame.finish() {
 			c.s.counts.truncated.Add(1)
 		}
-		c.in.flush()
+		c.in.end()
 	}
 	switch {
 	case c.in.err != nil:

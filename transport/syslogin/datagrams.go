@@ -45,7 +45,7 @@ func (d *datagrams) Take(r *packets.Reader, n int) {
 	}
 	d.s.counts.datagrams.Add(uint64(n))
 	d.s.counts.bytes.Add(uint64(size))
-	d.in.flush()
+	d.in.end()
 	if d.in.err != nil && d.s.ctx.Err() == nil {
 		d.s.refused.Add(refusedWriter, "datagrams", "records not taken: "+d.in.err.Error())
 	}

@@ -54,7 +54,8 @@
 //
 // A connection starts with 4 KiB and grows with what has arrived, never with a
 // length that was merely announced, up to MaxMessage and 4 KiB more; all
-// together stay within Options.MaxBuffered beyond what they start with. A
-// datagram socket takes up to 32 times MaxMessage while many wait. Identities
+// together stay within Options.MaxBuffered beyond what they start with. While one
+// hands over what it has read, that takes up to 256 KiB of records, and one more.
+// A datagram socket takes up to 32 times MaxMessage while many wait. Identities
 // are kept of up to 4,096 origins.
 package syslogin

@@ -96,7 +96,7 @@ func (r *framer) takeLine(rest []byte) bool {
 
 func (r *framer) give(message []byte) {
 	if r.splitting {
-		r.in.end(message)
+		r.in.longEnd(message)
 		r.splitting = false
 		return
 	}

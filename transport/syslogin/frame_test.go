@@ -36,7 +36,7 @@ func frames(t testing.TB, limit int, stream []byte, piece func() int) ([]taken.R
 	if r.pending() {
 		t.Error("something is pending at the end")
 	}
-	in.flush()
+	in.end()
 	conserve(t, s)
 	return dst.Take(), s
 }
@@ -146,7 +146,7 @@ func BenchmarkStream(b *testing.B) {
 					r.start, r.end = 0, len(stream)
 					in.begin()
 					r.consume()
-					in.flush()
+					in.end()
 					left = n
 				}
 				left--

@@ -19,13 +19,10 @@ type intake struct {
 	local  bool   // messages come from this machine, and name no host
 	remote string // address of the sender
 
-	now     time.Time // of what was read last
-	msg     syslogmsg.Message
-	compose syslogmsg.Composer
-	last    *origin
-	out     *gather.Batches
-	err     error // of the Writer
-	tally   tally
+	*desk           // between begin and end
+	now   time.Time // of what was read last
+	last  *origin
+	err   error // of the Writer
 
 	// The message under way that is split; part is 0 if there is none.
 	part   int
@@ -36,14 +33,37 @@ type intake struct {
 	tagged envelope.Fixed // fixed and the part's tag
 }
 
+// desk is what it takes to work on messages. A connection has it only while it
+// does: most are idle, and records take much more memory than lines.
+type desk struct {
+	msg     syslogmsg.Message
+	compose syslogmsg.Composer
+	out     *gather.Batches
+	tally   tally
+}
+
 // tally is what one read brought; the server's counters are touched once for it.
 type tally struct{ rfc5424, rfc3164, unparsed, split, parts, filtered uint64 }
 
 func newIntake(s *Server, local bool, remote string) intake {
-	return intake{s: s, local: local, remote: remote, out: gather.New(s.w)}
+	return intake{s: s, local: local, remote: remote}
 }
 
-func (in *intake) begin() { in.now = time.Now() }
+// begin comes before the messages of one read, end after them.
+func (in *intake) begin() {
+	in.desk = in.s.desks.Get().(*desk)
+	in.now = time.Now()
+}
+
+// end hands over what was made of them.
+func (in *intake) end() {
+	in.flush()
+	in.s.desks.Put(in.desk)
+	in.desk = nil
+	if in.part == 0 && cap(in.fixed)+cap(in.tagged) > 0 {
+		in.fixed, in.tagged = nil, nil // after a long message
+	}
+}
 
 // message takes a whole message, without a line end.
 func (in *intake) message(line []byte) {
@@ -54,7 +74,7 @@ func (in *intake) message(line []byte) {
 			in.long(line[:n])
 			line = line[n:]
 		}
-		in.end(line)
+		in.longEnd(line)
 		return
 	}
 	id := in.parse(line)
@@ -78,8 +98,8 @@ func (in *intake) long(text []byte) {
 	in.emit(text, strconv.Itoa(in.part))
 }
 
-// end takes the last part of a message that is split, which may be empty.
-func (in *intake) end(text []byte) {
+// longEnd takes the last part of a message that is split, which may be empty.
+func (in *intake) longEnd(text []byte) {
 	in.tally.parts++
 	in.part++
 	number := strconv.Itoa(in.part)
@@ -145,14 +165,13 @@ func (in *intake) streamOf() envelope.LogType {
 func (in *intake) add(source string, fixed envelope.Fixed, stamp int64, t envelope.LogType, text []byte) {
 	g := in.out.Group(source)
 	g.Records = envelope.AppendLog(g.Records, fixed, stamp, t, text)
-	g.Count++
-	if len(g.Records) >= gather.Full {
+	if in.out.Added(g) {
 		in.flush()
 	}
 }
 
-// flush hands over what was gathered and counts it. It returns the Writer's
-// error, if it returned one since the last time.
+// flush hands over what was gathered and counts it. An error of the Writer stays
+// in in.err.
 func (in *intake) flush() {
 	records, lost, err := in.out.Flush(in.s.ctx)
 	if err != nil {
@@ -169,9 +188,6 @@ func (in *intake) flush() {
 	c.records.Add(records)
 	c.lost.Add(lost)
 	in.tally, in.compose.Bounded = tally{}, 0
-	if cap(in.fixed)+cap(in.tagged) > 64<<10 && in.part == 0 {
-		in.fixed, in.tagged = nil, nil
-	}
 }
 
 // trimEnd takes line ends off a message, which some senders count in.

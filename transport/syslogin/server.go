@@ -94,6 +94,7 @@ type Server struct {
 	w       envelope.Writer
 	opts    Options
 	origins *gather.Cache[Origin, *origin]
+	desks   sync.Pool // of *desk
 
 	ctx    context.Context // of WriteBatch; ends with Close
 	cancel context.CancelFunc
@@ -168,6 +169,7 @@ func NewServer(w envelope.Writer, o *Options) *Server {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 	}
+	s.desks.New = func() any { return &desk{out: gather.New(w)} }
 	s.refused = refusals.New(s.opts.Logger)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s

@@ -135,7 +135,7 @@ func TestLong(t *testing.T) {
 						in := newIntake(s, false, "")
 						in.begin()
 						in.message([]byte(message))
-						in.flush()
+						in.end()
 					default:
 						c, _ := network.DialContext(t.Context(), "", "server:514")
 						if framing == "line" {

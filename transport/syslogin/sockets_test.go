@@ -176,7 +176,7 @@ func TestAllocs(t *testing.T) {
 		r.start, r.end = 0, len(stream)
 		in.begin()
 		r.consume()
-		in.flush()
+		in.end()
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
