@@ -253,7 +253,7 @@ func tlsSite(t *testing.T, ca *authority, config *tls.Config, name string, valid
 		if err != nil {
 			t.Fatal(err)
 		}
-		*c = *config
+		c.ClientAuth, c.ClientCAs, c.VerifyConnection = config.ClientAuth, config.ClientCAs, config.VerifyConnection
 		c.Certificates = []tls.Certificate{pair}
 	})
 }
@@ -306,25 +306,28 @@ func TestL01L07Handshakes(t *testing.T) {
 	for name, c := range map[string]struct {
 		host, name string
 		valid      time.Duration
-		config     tls.Config
+		config     *tls.Config
 		ok         bool
 		query      string
 		says       string
 	}{
 		"L-01 expired":            {host: "example.com", name: "example.com", valid: -time.Minute, says: "expired"},
 		"L-01 wrong name":         {host: "example.com", name: "example.org", valid: time.Hour, says: "example.org"},
-		"L-07 TLS 1.1":            {host: "example.com", name: "example.com", valid: time.Hour, config: tls.Config{MaxVersion: tls.VersionTLS11}, says: "version"},
-		"L-07 CBC":                {host: "example.com", name: "example.com", valid: time.Hour, config: tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}, says: "handshake failure"},
-		"L-07 TLS 1.2 ECDSA":      {host: "example.com", name: "example.com", valid: time.Hour, config: tls.Config{MaxVersion: tls.VersionTLS12}, ok: true},
-		"L-07 1.3":                {host: "example.com", name: "example.com", valid: time.Hour, config: tls.Config{MinVersion: tls.VersionTLS13}, ok: true},
-		"L-07 ECDSA, strict":      {host: "example.com", name: "example.com", valid: time.Hour, config: tls.Config{MaxVersion: tls.VersionTLS12}, query: "?ssl-strict-internal=true", says: "handshake failure"},
+		"L-07 TLS 1.1":            {host: "example.com", name: "example.com", valid: time.Hour, config: &tls.Config{MaxVersion: tls.VersionTLS11}, says: "version"},
+		"L-07 CBC":                {host: "example.com", name: "example.com", valid: time.Hour, config: &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}, says: "handshake failure"},
+		"L-07 TLS 1.2 ECDSA":      {host: "example.com", name: "example.com", valid: time.Hour, config: &tls.Config{MaxVersion: tls.VersionTLS12}, ok: true},
+		"L-07 1.3":                {host: "example.com", name: "example.com", valid: time.Hour, config: &tls.Config{MinVersion: tls.VersionTLS13}, ok: true},
+		"L-07 ECDSA, strict":      {host: "example.com", name: "example.com", valid: time.Hour, config: &tls.Config{MaxVersion: tls.VersionTLS12}, query: "?ssl-strict-internal=true", says: "handshake failure"},
 		"L-11 an address":         {host: "192.0.2.7", name: "192.0.2.7", valid: time.Hour, ok: true},
 		"L-01 not the other name": {host: "192.0.2.7", name: "example.com", valid: time.Hour, says: "192.0.2.7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ca, src := newAuthority(t), newMemory()
 			names := make(chan string, 100)
-			config := c.config.Clone()
+			config := new(tls.Config)
+			if c.config != nil {
+				config = c.config.Clone()
+			}
 			config.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { names <- h.ServerName; return nil, nil }
 			pair, err := tls.X509KeyPair(ca.issue(c.name, c.valid))
 			if err != nil {
