@@ -26,55 +26,65 @@ const maxBatch = 256 << 10
 // records at a time), so large writes are cheap ones. Write always takes
 // everything and never fails. After Close, lines are counted as refused. It is
 // safe for use by several goroutines at once, and holds at most MaxLine bytes.
-func (e *Emitter) Writer(t envelope.LogType) io.WriteCloser {
-	return &lineWriter{lines: lines{e: e, t: t}}
+func (e *Emitter) Writer(t envelope.LogType) *LineWriter {
+	return &LineWriter{lines: lines{e: e, t: t}}
 }
 
-type lineWriter struct {
+// LineWriter makes records of lines, see Emitter.Writer.
+type LineWriter struct {
 	mu     sync.Mutex
 	closed bool
-	lines
+	lines  lines
 }
 
-func (w *lineWriter) Write(p []byte) (int, error) {
+var _ io.WriteCloser = (*LineWriter)(nil)
+
+func (w *LineWriter) Write(p []byte) (int, error) { return w.WriteTime(p, w.lines.e.clock.Now()) }
+
+// WriteTime is Write of text that was taken earlier, at the given nanoseconds
+// since 1970 UTC.
+func (w *LineWriter) WriteTime(p []byte, at int64) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	l := &w.lines
 	if w.closed {
 		n := bytes.Count(p, []byte{'\n'})
 		if len(p) > 0 && p[len(p)-1] != '\n' {
 			n++
 		}
-		w.e.refused.Add(uint64(n))
+		l.e.refused.Add(uint64(n))
 		return len(p), nil
 	}
-	w.begin()
+	l.begin(at)
 	n := len(p)
 	for {
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
 			break
 		}
-		w.line(p[:i])
+		l.line(p[:i])
 		p = p[i+1:]
 	}
-	w.hold(p)
-	w.end()
+	l.hold(p)
+	l.end()
 	return n, nil
 }
 
-func (w *lineWriter) Close() error {
+// Close emits what is left without an LF.
+func (w *LineWriter) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return nil
 	}
 	w.closed = true
-	if len(w.held) > 0 {
-		w.begin()
-		w.finish(false)
-		w.end()
+	l := &w.lines
+	if len(l.held) > 0 {
+		l.begin(l.e.clock.Now())
+		l.finish(false)
+		l.end()
 	}
-	w.held = nil
+	l.held = nil
 	return nil
 }
 
@@ -90,9 +100,10 @@ type lines struct {
 	n   int     // how many
 }
 
-func (l *lines) begin() {
+// begin takes memory for records that are of this time, or a little later.
+func (l *lines) begin(at int64) {
 	l.out = take()
-	l.last = max(l.last, l.e.clock.Now()-1)
+	l.last = max(l.last, at-1)
 }
 
 func (l *lines) end() {

@@ -17,7 +17,7 @@ func (e *Emitter) Records(t envelope.LogType) *Records {
 // first Append after a Flush, plus a nanosecond for each before it.
 func (r *Records) Append(text []byte) {
 	if r.l.out == nil {
-		r.l.begin()
+		r.l.begin(r.l.e.clock.Now())
 	}
 	if len(text) <= r.l.e.maxLine {
 		r.l.emit(text, "")
