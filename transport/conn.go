@@ -26,7 +26,8 @@ type conn struct {
 	nc  net.Conn // raw, or TLS over it: the reader's alone
 
 	buf        []byte
-	start, end int  // bytes read and not yet consumed: buf[start:end]
+	start, end int // bytes read and not yet consumed: buf[start:end]
+	known      *newcomers
 	greeted    bool // a whole message has been read
 	partial    bool // the bytes left begin a message, and its deadline is set
 	slack      int  // reads in a row that hardly used the buffer
@@ -48,7 +49,7 @@ func (c *conn) serve() {
 		c.complain(f)
 		return
 	}
-	c.buf = make([]byte, baseBuffer)
+	c.buf, c.known = make([]byte, baseBuffer), c.s.newcomers()
 	defer func() { c.s.buffered.Add(int64(baseBuffer - len(c.buf))) }()
 	for {
 		n, err := c.nc.Read(c.buf[c.end:])

@@ -29,7 +29,8 @@
 // because it was told further up, is in Missed, or went to another server.
 //
 // A sender that names no stream gets no answer, and what was under way when its
-// connection broke is lost uncounted. The same goes for datagrams.
+// connection broke is lost uncounted. The same goes for datagrams; those whose
+// sender names a stream and numbers are missed by the Writer when they are lost.
 //
 // # Lifecycle
 //

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"maps"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -22,6 +23,7 @@ type positions = aged[uint64]
 // the connection break, and counted as missed what went before that.
 type aged[V any] struct {
 	young, old map[envelope.StreamID]V
+	half       int // most of each; 0 means maxRings
 }
 
 func (p *aged[V]) get(id envelope.StreamID) V {
@@ -32,7 +34,7 @@ func (p *aged[V]) get(id envelope.StreamID) V {
 }
 
 func (p *aged[V]) set(id envelope.StreamID, v V) {
-	if len(p.young) >= maxRings {
+	if len(p.young) >= cmp.Or(p.half, maxRings) {
 		if _, ok := p.young[id]; !ok {
 			p.young, p.old = nil, p.young
 		}

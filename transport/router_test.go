@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,4 +233,48 @@ func TestRouterShutsDown(t *testing.T) {
 		server.hangUp(t)
 		server.Close()
 	})
+}
+
+// Datagrams that are lost on the way to a router are told in their source's
+// stream, to the record, with the reason.
+func TestDatagramsLost(t *testing.T) {
+	router := loggregator.New(nil)
+	defer router.Close()
+	maker := loggregator.New(nil)
+	defer maker.Close()
+	emit(t, maker, "m", "app", 0, 1000)
+	server := transport.NewServer(router, nil)
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.ServePacket(pc) }()
+	c, err := net.Dial("udp", pc.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	i, lost := 0, uint64(0)
+	for b := range maker.Batches(t.Context(), envelope.Query{Select: envelope.Everything, History: true, MaxBytes: 1000}) {
+		if i++; i%7 == 3 {
+			lost += uint64(b.Count)
+			continue
+		}
+		if _, err := c.Write(transport.AppendDatagram(nil, b, nil)); err != nil {
+			t.Fatal(err)
+		}
+		for server.Stats().Datagrams+lost == 0 { // the first is there, whatever the system does with the rest
+			time.Sleep(time.Millisecond)
+		}
+	}
+	emit(t, maker, "m", "app", 1000, 1)
+	if err := server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-served
+	seen, told := collect(t, router)
+	if s := router.Stats(); lost == 0 || told != lost || uint64(len(seen))+told != 1000 || s.LostFor[envelope.ReasonDatagram] != lost {
+		t.Errorf("%d arrived, %d told, %d lost; %+v, %+v", len(seen), told, lost, s, server.Stats())
+	}
 }

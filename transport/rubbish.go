@@ -28,12 +28,14 @@ const (
 	reasonFull                    // MaxConns connections are open
 	reasonMemory                  // MaxBuffered is spent
 	reasonSignature               // a datagram that no known secret signed
+	reasonOverflow                // datagrams that the system had no room for
+	reasonSources                 // a datagram of more new sources than are let in at a time
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	"http", "tls", "text", "malformed", "too_large", "truncated", "stalled",
-	"handshake", "reset", "acks", "writer", "full", "memory", "signature",
+	"handshake", "reset", "acks", "writer", "full", "memory", "signature", "overflow", "sources",
 }
 
 func (r reason) String() string { return reasonNames[r] }
@@ -128,16 +130,18 @@ type complaints struct {
 	last    [reasons]time.Time
 }
 
-func (c *complaints) add(f *fault, remote net.Addr) {
+func (c *complaints) add(f *fault, remote net.Addr) { c.addMany(1, f, remote) }
+
+func (c *complaints) addMany(n uint64, f *fault, remote net.Addr) {
 	now := time.Now()
 	c.mu.Lock()
-	c.counts[f.reason]++
+	c.counts[f.reason] += n
 	if last := c.last[f.reason]; !last.IsZero() && now.Sub(last) < time.Minute {
-		c.unnamed[f.reason]++
+		c.unnamed[f.reason] += n
 		c.mu.Unlock()
 		return
 	}
-	unnamed := c.unnamed[f.reason]
+	unnamed := c.unnamed[f.reason] + n - 1
 	c.unnamed[f.reason], c.last[f.reason] = 0, now
 	c.mu.Unlock()
 	c.log.LogAttrs(context.Background(), slog.LevelWarn, "input refused",

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/packets"
 )
 
 // ErrClosed means that a Server or Link was used after its Close or Shutdown.
@@ -41,6 +42,22 @@ type ServerOptions struct {
 	// datagrams unsigned. A signature says who made a datagram, not when: whoever
 	// can record one can send it again, which is noticed of numbered ones only.
 	Secrets [][]byte
+
+	// NewSources bounds how many sources that it has not brought before, and that
+	// the Writer does not know if it is a Router, a connection may bring a second,
+	// beside ten times as many at once. A connection
+	// that brings more is read no faster than that, which loses nothing of a Link;
+	// of datagrams, those of further new sources are dropped and counted. Default
+	// 1000; negative is no bound.
+	NewSources int
+	// SourceRate bounds the records of each source, over all connections, in bytes
+	// a second. What is beyond it is dropped by whole batches, counted, and told in
+	// the source's stream, with envelope.ReasonRate, with the next record that is
+	// taken. Zero is no bound.
+	SourceRate int64
+	// SourceBurst is how many bytes a source may bring at once within SourceRate,
+	// after it has been silent. Default one second's worth, at least 64 KiB.
+	SourceBurst int64
 
 	// MessageTimeout bounds the time from the first byte of a message to its
 	// last, and that of a TLS handshake. Between messages a sender may be silent
@@ -70,6 +87,9 @@ func (o *ServerOptions) withDefaults() ServerOptions {
 	c.MaxMessage = cmp.Or(max(c.MaxMessage, 0), 10<<20)
 	c.MaxConns = cmp.Or(max(c.MaxConns, 0), 4096)
 	c.MaxBuffered = cmp.Or(max(c.MaxBuffered, 0), 512<<20)
+	c.NewSources = cmp.Or(c.NewSources, 1000)
+	c.SourceRate = max(c.SourceRate, 0)
+	c.SourceBurst = cmp.Or(max(c.SourceBurst, 0), max(c.SourceRate, 64<<10))
 	c.MessageTimeout = cmp.Or(max(c.MessageTimeout, 0), 30*time.Second)
 	c.AckTimeout = cmp.Or(max(c.AckTimeout, 0), 10*time.Second)
 	c.DrainTime = cmp.Or(max(c.DrainTime, 0), 200*time.Millisecond)
@@ -92,12 +112,13 @@ type Server struct {
 
 	ctx    context.Context // of WriteBatch; ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // connections, and loops of Serve and ServePacket
+	wg     sync.WaitGroup // connections, and loops of Serve
+
+	packets packets.Sockets
 
 	mu        sync.Mutex
 	closing   bool
 	listeners map[net.Listener]struct{}
-	packets   map[net.PacketConn]struct{}
 	conns     map[*conn]struct{}
 
 	complaints complaints
@@ -108,6 +129,9 @@ type Server struct {
 	bytes      atomic.Uint64
 	missed     atomic.Uint64
 	datagrams  atomic.Uint64
+	dropped    atomic.Uint64
+	limited    atomic.Uint64
+	rates      rates
 }
 
 // ServerStats is what a Server has counted since it was made.
@@ -119,10 +143,12 @@ type ServerStats struct {
 	Bytes       uint64 // read, whatever they were
 	Missed      uint64 // records that senders said were lost before they could send them, repeats included
 	Datagrams   uint64 // received
+	Dropped     uint64 // datagrams that the system had no room for, as far as it tells
+	Limited     uint64 // records that were not taken, for SourceRate
 
 	// Refused is how many connections and datagrams were given up, by reason:
 	// http, tls, text, malformed, too_large, truncated, stalled, handshake,
-	// reset, acks, writer, full, memory, signature.
+	// reset, acks, writer, full, memory, signature, overflow, sources.
 	Refused map[string]uint64
 }
 
@@ -133,7 +159,6 @@ func NewServer(w envelope.Writer, o *ServerOptions) *Server {
 		w:         w,
 		opts:      o.withDefaults(),
 		listeners: make(map[net.Listener]struct{}),
-		packets:   make(map[net.PacketConn]struct{}),
 		conns:     make(map[*conn]struct{}),
 	}
 	s.complaints.log = s.opts.Logger
@@ -246,7 +271,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop(time.Now().Add(s.opts.DrainTime), func(c *conn) { c.drain() })
 	done := make(chan struct{})
 	go func() {
-		s.wg.Wait()
+		s.wait()
 		close(done)
 	}()
 	select {
@@ -266,8 +291,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.cancel()
 	s.stop(time.Now(), func(c *conn) { c.raw.Close() })
-	s.wg.Wait()
+	s.wait()
 	return nil
+}
+
+func (s *Server) wait() {
+	s.wg.Wait()
+	s.packets.Wait()
 }
 
 // stop ends accepting, reads datagrams until then, and applies f to every
@@ -279,9 +309,7 @@ func (s *Server) stop(then time.Time, f func(*conn)) {
 	for ln := range s.listeners {
 		ln.Close()
 	}
-	for pc := range s.packets {
-		pc.SetReadDeadline(then)
-	}
+	s.packets.Stop(then)
 	for c := range s.conns {
 		f(c)
 	}
@@ -301,6 +329,8 @@ func (s *Server) Stats() ServerStats {
 		Bytes:       s.bytes.Load(),
 		Missed:      s.missed.Load(),
 		Datagrams:   s.datagrams.Load(),
+		Dropped:     s.dropped.Load(),
+		Limited:     s.limited.Load(),
 		Refused:     s.complaints.snapshot(),
 	}
 }

@@ -318,7 +318,7 @@ func TestMoveWaits(t *testing.T) {
 // random, over connections that tear: everything arrives, in order, and nobody
 // is told of a loss.
 func TestServersComeAndGo(t *testing.T) {
-	seeds := 60
+	seeds := 40
 	if testing.Short() {
 		seeds = 10
 	}

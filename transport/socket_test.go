@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -205,7 +206,13 @@ func TestSignedDatagrams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := newVerifier(s.opts.Secrets)
+	in := &intake{s: s, v: newVerifier(s.opts.Secrets), known: s.newcomers()}
+	datagram := func(msg []byte) *fault {
+		if f := in.take(msg, netip.AddrPort{}); f != nil {
+			return f
+		}
+		return in.flush()
+	}
 	for i, test := range []struct {
 		datagram []byte
 		reason   reason
@@ -219,7 +226,7 @@ func TestSignedDatagrams(t *testing.T) {
 		{append(AppendDatagram(nil, b, []byte("new")), 0), reasonSignature},
 		{AppendDatagram(nil, envelope.Batch{Records: []byte("rubbish")}, []byte("new")), reasonText},
 	} {
-		f := s.datagram(v, test.datagram)
+		f := datagram(test.datagram)
 		if f == nil != (test.reason == reasons) || f != nil && f.reason != test.reason {
 			t.Errorf("%d: %v", i, f)
 		}
@@ -228,12 +235,12 @@ func TestSignedDatagrams(t *testing.T) {
 		t.Errorf("%d taken", dst.loose)
 	}
 	prefix := []byte("before")
-	if d := AppendDatagram(prefix, b, []byte("new")); string(d[:6]) != "before" || s.datagram(v, d[6:]) != nil {
+	if d := AppendDatagram(prefix, b, []byte("new")); string(d[:6]) != "before" || datagram(d[6:]) != nil {
 		t.Error("not appended")
 	}
 	d := AppendDatagram(nil, b, []byte("new"))
 	if n := testing.AllocsPerRun(100, func() {
-		if f := s.datagram(v, d); f != nil {
+		if f := datagram(d); f != nil {
 			t.Fatal(f)
 		}
 	}); n > 0 {

@@ -87,7 +87,10 @@ func (c *conn) hand(b envelope.Batch, done *tally) *fault {
 	if b.Count == 0 && b.Missed == 0 && !b.Reset && b.Next == b.First {
 		return nil
 	}
-	if err := c.s.w.WriteBatch(c.s.ctx, b); err != nil {
+	if f := c.wait(b); f != nil {
+		return f
+	}
+	if err := c.s.hand(c.s.ctx, b); err != nil {
 		return &fault{reason: reasonWriter, says: "batch not taken", err: err}
 	}
 	done.batches++
@@ -99,6 +102,19 @@ func (c *conn) hand(b envelope.Batch, done *tally) *fault {
 		c.acks[last].next = max(c.acks[last].next, b.Next)
 	default:
 		c.acks = append(c.acks, position{b.Stream, b.Next})
+	}
+	return nil
+}
+
+// wait holds the connection back while it brings more new sources than it may.
+func (c *conn) wait(b envelope.Batch) *fault {
+	for d := c.known.wait(b); d > 0; d = c.known.wait(b) {
+		if f := c.acknowledge(); f != nil { // so that the sender does not wait for what has been taken
+			return f
+		}
+		if c.isDraining() || !pause(c.s.ctx, d) {
+			return nil
+		}
 	}
 	return nil
 }
