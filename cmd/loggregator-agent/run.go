@@ -139,12 +139,13 @@ func runCommand(set *settings, send *sender, std stdio, say func(error)) (status
 	cmd := exec.Command(set.command[0], set.command[1:]...)
 	cmd.Stdin = std.in
 	cmd.SysProcAttr = procAttr()
-	out, stdout, err := attach(send.Writer(envelope.Out), set.passTo(std.out), say)
+	g := set.gather()
+	out, stdout, err := attach(g.to(send.Writer(envelope.Out)), set.passTo(std.out), say)
 	if err != nil {
 		return statusUsage, err
 	}
 	defer stdout.Close()
-	errs, stderr, err := attach(send.Writer(envelope.Err), set.passTo(std.err), say)
+	errs, stderr, err := attach(g.to(send.Writer(envelope.Err)), set.passTo(std.err), say)
 	if err != nil {
 		return statusUsage, err
 	}
@@ -196,6 +197,9 @@ func (s *settings) passTo(f *os.File) io.Writer {
 	return f
 }
 
+// gather is for the program's text, on its way to the ring that keeps it.
+func (s *settings) gather() *gather { return newGather(int(min(s.budget/2, maxGathered))) }
+
 // startStatus puts into words why the program could not be started.
 func startStatus(command string, err error) (int, error) {
 	switch {
@@ -215,9 +219,9 @@ func readInput(set *settings, send *sender, std stdio, say func(error)) (status 
 	signal.Notify(signals, forwarded()...)
 	defer signal.Stop(signals)
 
-	log := send.Writer(envelope.Out)
-	if info, err := std.in.Stat(); err == nil && info.Mode().IsRegular() {
-		log = paced{log, send} // a file can wait; a program before a pipe must not
+	var log io.WriteCloser = paced{send.Writer(envelope.Out), send}
+	if info, err := std.in.Stat(); err != nil || !info.Mode().IsRegular() {
+		log = set.gather().to(send.Writer(envelope.Out)) // a file can wait; a program before a pipe must not
 	}
 	p := newPump(std.in, log, set.passTo(std.out), say)
 	go p.run()
