@@ -8,11 +8,13 @@ import (
 	"io"
 	"iter"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/packets"
 )
 
 // loop is a connection whose reads give the same bytes so many times.
@@ -191,6 +193,61 @@ func BenchmarkLink(b *testing.B) {
 			if s := link.Stats(); s.Acked != sent || s.Reconnects != 0 {
 				b.Errorf("sent %d, %+v, server %+v", sent, s, server.Stats())
 			}
+		})
+	}
+}
+
+// BenchmarkDatagrams sends datagrams of 300 bytes over loopback as fast as one
+// goroutine can: to a socket that is only read (limit), and to a Server. What the
+// receiver had no room for is reported.
+func BenchmarkDatagrams(b *testing.B) {
+	f := envelope.Identity{SourceID: "7f1c8a8e-0b33-4f0e-9f0e-4f1b8a8e0b33", InstanceID: "0"}.Encode()
+	record := envelope.AppendLog(nil, f, time.Now().UnixNano(), envelope.Out, bytes.Repeat([]byte("x"), 300-len(f)-19))
+	for _, kind := range []string{"limit", "server"} {
+		b.Run(kind, func(b *testing.B) {
+			pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			var got atomic.Uint64
+			var done sync.WaitGroup
+			s := NewServer(envelope.WriterFunc(func(_ context.Context, batch envelope.Batch) error {
+				got.Add(uint64(batch.Count))
+				return nil
+			}), nil)
+			if kind == "server" {
+				done.Go(func() { s.ServePacket(pc) })
+			} else {
+				done.Go(func() {
+					r := packets.NewReader(pc, maxDatagram)
+					for {
+						n, err := r.Read()
+						if err != nil {
+							return
+						}
+						got.Add(uint64(n))
+					}
+				})
+			}
+			c, err := net.Dial("udp", pc.LocalAddr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(len(record)))
+			b.ReportAllocs()
+			begun, n := time.Now(), uint64(0)
+			for b.Loop() {
+				c.Write(record)
+				n++
+			}
+			elapsed := time.Since(begun)
+			time.Sleep(50 * time.Millisecond)
+			b.ReportMetric(float64(got.Load())/elapsed.Seconds(), "datagrams/s")
+			b.ReportMetric(float64(n-got.Load())/float64(n)*100, "%lost")
+			c.Close()
+			s.Close()
+			pc.Close()
+			done.Wait()
 		})
 	}
 }

@@ -16,7 +16,8 @@ type newcomers struct {
 	tokens float64
 	at     time.Time
 	last   uint64
-	seen   aged[bool] // hashes of the sources that it brought last
+	stream envelope.StreamID // of the last batch that was let in
+	seen   aged[bool]        // hashes of the sources that it brought last
 	known  func(id string) bool
 }
 
@@ -45,13 +46,13 @@ func (s *Server) newcomers() *newcomers {
 }
 
 // admit reports whether the sources of b are known, or few enough to be let in.
-func (n *newcomers) admit(b envelope.Batch) bool { return n.wait(b) == 0 }
+func (n *newcomers) admit(b *envelope.Batch) bool { return n.wait(b) == 0 }
 
 // wait lets in the sources of b, and returns how long to wait before b may be
 // handed on. A numbered batch has one source. Records without a source id at
 // their beginning are for the Writer to judge.
-func (n *newcomers) wait(b envelope.Batch) time.Duration {
-	if n.rate == 0 {
+func (n *newcomers) wait(b *envelope.Batch) time.Duration {
+	if n.rate == 0 || b.Stream != 0 && b.Stream == n.stream {
 		return 0
 	}
 	for rest := b.Records; len(rest) > 0; {
@@ -63,6 +64,7 @@ func (n *newcomers) wait(b envelope.Batch) time.Duration {
 			return d
 		}
 		if b.Stream != 0 {
+			n.stream = b.Stream
 			break
 		}
 		rest = tail
@@ -103,6 +105,7 @@ func (n *newcomers) remember(h uint64) {
 type rates struct {
 	mu      sync.Mutex
 	buckets map[string]*bucket
+	swept   time.Time // when those of silent sources were last looked for
 }
 
 // bucket is what one source may still bring.
@@ -228,7 +231,8 @@ func (r *rates) bucket(id []byte, now time.Time, rate, burst float64) *bucket {
 	if u := r.buckets[string(id)]; u != nil {
 		return u
 	}
-	if len(r.buckets) >= maxBuckets {
+	if len(r.buckets) >= maxBuckets && now.Sub(r.swept) >= time.Second {
+		r.swept = now
 		for id, u := range r.buckets {
 			if len(u.missed) == 0 && u.bytes+now.Sub(u.at).Seconds()*rate >= burst {
 				delete(r.buckets, id)

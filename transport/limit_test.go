@@ -88,23 +88,24 @@ func TestNewcomers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer(newSink(t), &ServerOptions{NewSources: 1})
 		n := s.newcomers()
+		admit := func(n *newcomers, b envelope.Batch) bool { return n.admit(&b) }
 		mixed := envelope.Batch{}
 		for i := range 11 {
 			b := batchOf(fmt.Sprint("app-", i), 1)
 			mixed.Records = append(mixed.Records, b.Records...)
 		}
-		if n.admit(mixed) || !n.admit(batchOf("app-9", 1)) || n.admit(batchOf("app-10", 1)) {
+		if admit(n, mixed) || !admit(n, batchOf("app-9", 1)) || admit(n, batchOf("app-10", 1)) {
 			t.Error("ten sources at once, and no more")
 		}
-		if d := n.wait(mixed); d != time.Second {
+		if d := n.wait(&mixed); d != time.Second {
 			t.Errorf("wait %v", d)
 		}
 		time.Sleep(time.Second)
-		if !n.admit(mixed) {
+		if !admit(n, mixed) {
 			t.Error("one more after a second")
 		}
 		n.known = func(id string) bool { return id == "known" }
-		if !n.admit(batchOf("known", 1)) || n.admit(batchOf("unknown", 1)) {
+		if !admit(n, batchOf("known", 1)) || admit(n, batchOf("unknown", 1)) {
 			t.Error("what the Writer knows is not new")
 		}
 		in := &intake{s: s, v: newVerifier(nil), known: n}
@@ -113,7 +114,7 @@ func TestNewcomers(t *testing.T) {
 		}
 		off := NewServer(newSink(t), &ServerOptions{NewSources: -1}).newcomers()
 		for i := range 100_000 {
-			if !off.admit(batchOf(fmt.Sprint(i), 1)) {
+			if !admit(off, batchOf(fmt.Sprint(i), 1)) {
 				t.Fatal("off is off")
 			}
 		}

@@ -100,7 +100,7 @@ func (in *intake) take(msg []byte, from netip.AddrPort) *fault {
 	if b.Count == 0 && b.Missed == 0 {
 		return &fault{reason: reasonMalformed, says: "datagram without records"}
 	}
-	if !in.known.admit(b) {
+	if !in.known.admit(&b) {
 		return &fault{reason: reasonSources, says: "datagram of one more new source"}
 	}
 	if b.Stream != 0 && b.Missed == 0 {

@@ -87,7 +87,7 @@ func (c *conn) hand(b envelope.Batch, done *tally) *fault {
 	if b.Count == 0 && b.Missed == 0 && !b.Reset && b.Next == b.First {
 		return nil
 	}
-	if f := c.wait(b); f != nil {
+	if f := c.wait(&b); f != nil {
 		return f
 	}
 	if err := c.s.hand(c.s.ctx, b); err != nil {
@@ -107,7 +107,7 @@ func (c *conn) hand(b envelope.Batch, done *tally) *fault {
 }
 
 // wait holds the connection back while it brings more new sources than it may.
-func (c *conn) wait(b envelope.Batch) *fault {
+func (c *conn) wait(b *envelope.Batch) *fault {
 	for d := c.known.wait(b); d > 0; d = c.known.wait(b) {
 		if f := c.acknowledge(); f != nil { // so that the sender does not wait for what has been taken
 			return f
