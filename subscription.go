@@ -90,9 +90,15 @@ func (r *Router) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 // now.
 func (s *subscription) open() ([]*feed, error) {
 	r := s.r
-	if len(s.q.Cursor.Streams) == 0 {
+	if len(s.q.Cursor.Streams) == 0 && len(s.q.Cursor.Rings) > 0 {
+		// One that has been here may have been elsewhere, too: a cursor keeps
+		// the rings of all the servers, and all their lives, that it has read.
+		s.foreign = true
 		for id := range s.q.Cursor.Rings {
-			s.foreign = s.foreign || !r.store.Owns(id)
+			if r.store.Owns(id) {
+				s.foreign = false
+				break
+			}
 		}
 	}
 	r.mu.Lock()

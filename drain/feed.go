@@ -175,6 +175,14 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	if b.Reset {
 		e.resets = 1
 	}
+	if _, ok := f.good.Rings[b.Ring]; !ok && b.Ring != 0 {
+		// Where a ring begins is part of the cursor from now on: one that names
+		// only some rings would be that of a reader who has not seen the others.
+		if f.good.Rings == nil {
+			f.good.Rings = make(map[envelope.StreamID]uint64)
+		}
+		f.good.Rings[b.Ring] = e.start
+	}
 	lost := missed > 0 || b.Reset
 	before := len(c.buf)
 	var n uint64
@@ -187,7 +195,7 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 		r, err := env.Route()
 		if lost && err == nil {
 			lost = false
-			f.lose(&e, missed, b.Reset, &r)
+			f.lose(&e, missed, b.Reset, b.Reason, &r)
 		}
 		if e.oldest == 0 {
 			e.oldest = r.Timestamp
@@ -211,10 +219,10 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	}
 	if rest := uint64(b.Count) - min(n, uint64(b.Count)); rest > 0 { // a source that hands out torn batches
 		e.missed += rest
-		f.lose(&e, rest, false, nil)
+		f.lose(&e, rest, false, 0, nil)
 	}
 	if lost {
-		f.lose(&e, missed, b.Reset, nil)
+		f.lose(&e, missed, b.Reset, b.Reason, nil)
 	}
 	if f.untold.any() {
 		c.buf = f.tellGap(c.buf, &e, nil)
