@@ -36,15 +36,15 @@ type timedLog interface {
 type gather struct {
 	limit int // bytes of text
 
-	mu      sync.Mutex
-	room    sync.Cond // there is less than limit
-	empty   sync.Cond // nothing is held, and nobody is giving
-	chunks  []gathered
-	held    int
-	last    time.Time // of the last Write
-	flood   bool      // there was no pause for too long
-	giving  bool
-	spare   []byte
+	mu     sync.Mutex
+	room   sync.Cond // there is less than limit
+	empty  sync.Cond // nothing is held, and nobody is giving
+	chunks []gathered
+	held   int
+	last   time.Time // of the last Write
+	flood  bool      // there was no pause for too long
+	giving bool
+	spare  []byte
 }
 
 // gathered is text of one stream, of one moment.
