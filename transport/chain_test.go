@@ -172,6 +172,13 @@ func chain(t *testing.T, seed uint64, why *reasons) {
 		t.Errorf("made %d, %d arrived, %d told missing, of them %d lines that told; agent %+v, server %+v", total, len(seen), told, lost, as, ss)
 	}
 	for i, l := range links {
+		n := uint64(0)
+		for _, k := range l.Stats().MissedFor {
+			n += k
+		}
+		if n != l.Stats().Missed {
+			t.Errorf("maker %d: %+v", i, l.Stats())
+		}
 		if ls, ms := l.Stats(), makers[i].Stats(); ls.Acked+ls.Missed != ms.Accepted {
 			t.Errorf("maker %d: %+v of %d", i, ls, ms.Accepted)
 		}

@@ -51,6 +51,7 @@ func (s *session) follow(b *envelope.Batch, e *entry) {
 			b.Reason = envelope.ReasonLink
 		}
 	}
+	e.why = min(b.Reason, envelope.Reasons-1)
 	c.fresh, c.began = false, false
 	if b.Stream != 0 {
 		s.account(b, c)

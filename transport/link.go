@@ -130,13 +130,16 @@ type Link struct {
 
 // LinkStats is what a Link has counted since it was made.
 type LinkStats struct {
-	Connected  bool   // to a server at least
-	Server     string // the ones in use, or used last, or tried
-	Sent       uint64 // records written, repeats after a broken connection included
-	SentBytes  uint64
-	Acked      uint64 // records acknowledged, each once; those that nobody numbered when they were written
-	Missed     uint64 // records that the Source lost before they could be sent, each once
-	Unacked    int    // bytes sent and not acknowledged
+	Connected bool   // to a server at least
+	Server    string // the ones in use, or used last, or tried
+	Sent      uint64 // records written, repeats after a broken connection included
+	SentBytes uint64
+	Acked     uint64 // records acknowledged, each once; those that nobody numbered when they were written
+	Missed    uint64 // records that the Source lost before they could be sent, each once
+	Unacked   int    // bytes sent and not acknowledged
+
+	MissedFor [envelope.Reasons]uint64 // Missed, by envelope.Reason
+
 	Reconnects uint64 // connections made after the first to a server
 	Moves      uint64 // times that the sources were shared out anew among several servers
 	LastError  string // why the last attempt or connection failed; stays when another succeeds

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -189,6 +190,45 @@ func TestServerAway(t *testing.T) {
 		if got := log.messages(); got != "cannot connect,connected,connection lost,connected" {
 			t.Errorf("log: %s", got)
 		}
+	})
+}
+
+// Flush cuts the pause before the next attempt short, but no more than ten times
+// a second.
+func TestFlushHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		network := &faultnet.Network{}
+		src, dst := newRings(10), newSink(t)
+		src.add(1, 10)
+		link, err := NewLink(address, src, &LinkOptions{
+			Backoff: func(int) time.Duration { return time.Hour },
+			DialContext: func(ctx context.Context, a, b string) (net.Conn, error) {
+				dials++
+				return network.DialContext(ctx, a, b)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for range 1000 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			link.Flush(ctx)
+			cancel()
+		}
+		if dials < 9 || dials > 12 {
+			t.Errorf("%d attempts in a second", dials)
+		}
+		server := serve(t, network, dst, nil)
+		time.Sleep(time.Second)
+		begun := time.Now()
+		if err := link.Flush(t.Context()); err != nil || time.Since(begun) > 0 {
+			t.Errorf("%v after %v", err, time.Since(begun))
+		}
+		link.Close()
+		server.Close()
+		dst.check(map[envelope.StreamID]uint64{1: 10})
 	})
 }
 

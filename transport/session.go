@@ -70,6 +70,7 @@ type entry struct {
 	position uint64
 	records  uint64
 	missed   uint64 // by the Source
+	why      envelope.Reason
 	end      uint64 // value of queued after it
 	cost     int
 }
@@ -339,6 +340,7 @@ func (s *session) settle() {
 		}
 		s.l.stats.Acked += e.records
 		s.l.stats.Missed += e.missed
+		s.l.stats.MissedFor[e.why] += e.missed
 		s.unacked -= e.cost
 		s.passed++
 	}
