@@ -88,9 +88,12 @@ func (g *gap) add(o *gap) {
 	g.reason = o.reason
 }
 
-// lose notes a gap at the run e. r is the record after it, or nil.
-func (f *feed) lose(e *entry, n uint64, unknown bool, r *envelope.Route) {
+// lose notes a gap at the run e. why is the source's reason, if it gives one; r is the record after it, or nil.
+func (f *feed) lose(e *entry, n uint64, unknown bool, why envelope.Reason, r *envelope.Route) {
 	g := gap{records: n, unknown: unknown, from: f.previous, until: time.Now().UnixNano(), reason: f.reason}
+	if why != envelope.ReasonUnknown {
+		g.reason = why.String()
+	}
 	if g.unknown {
 		g.reason = "the server was started anew"
 	}
