@@ -81,6 +81,8 @@ type arena struct {
 	oldest uint32   // list by age: oldest first
 	newest uint32
 	dir    *dir // nil: memory only
+
+	saved  func(i int, there bool) // notes in the journal that there is a chunk, or is none
 	region region
 }
 
@@ -120,7 +122,11 @@ func (a *arena) grow() error {
 
 func (a *arena) newChunk(i int) ([]byte, error) {
 	if a.dir != nil {
-		return a.dir.newChunk(i, a.bits)
+		mem, err := a.dir.newChunk(i, a.bits)
+		if err == nil {
+			a.saved(i, true)
+		}
+		return mem, err
 	}
 	if mem := a.region.chunk(i, chunkSize(a.bits)); mem != nil {
 		return mem, nil
@@ -197,6 +203,7 @@ func (a *arena) emptiest() uint32 {
 func (a *arena) drop(i uint32) {
 	c := &a.chunks[i]
 	if a.dir != nil {
+		a.saved(int(i), false)
 		a.dir.removeChunk(int(i), c.mem)
 	} else if !a.region.giveBack(int(i), c.mem) {
 		freeMemory(c.mem)

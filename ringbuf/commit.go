@@ -127,6 +127,11 @@ func (s *Store) rewrite() error {
 	j := &s.dir.journal
 	was := j.broken
 	b := appendEntry(nil, s.appendLife)
+	for i := range s.arena.chunks {
+		if s.arena.chunks[i].mem != nil {
+			b = appendEntry(b, func(b []byte) []byte { return appendNumbers(append(b, entryChunk), uint64(i), 1) })
+		}
+	}
 	for _, r := range s.rings {
 		if r == nil {
 			continue
@@ -150,6 +155,14 @@ func (s *Store) rewrite() error {
 
 func (s *Store) appendLife(dst []byte) []byte {
 	return appendNumbers(append(dst, entryLife), s.life, s.made)
+}
+
+func (s *Store) saveChunk(i int, there bool) {
+	n := uint64(0)
+	if there {
+		n = 1
+	}
+	s.save(func(b []byte) []byte { return appendNumbers(append(b, entryChunk), uint64(i), n) })
 }
 
 func (s *Store) saveLife() { s.save(s.appendLife) }

@@ -137,7 +137,7 @@ func (d *dir) newChunk(i int, bits uint) (_ []byte, err error) {
 		mem, err = mapFile(f, size)
 	}
 	if err == nil {
-		header(mem, bits)
+		header(mem, i, bits)
 		for k, c := 0, over(mem, bits); k < len(c.metas); k++ {
 			c.metas[k].ring = none
 		}
@@ -152,20 +152,22 @@ func (d *dir) newChunk(i int, bits uint) (_ []byte, err error) {
 }
 
 // header writes what a chunk's file begins with: magic, version, log2 of the
-// number of its blocks, and a checksum.
-func header(h []byte, bits uint) {
+// number of its blocks, which chunk it is, and a checksum.
+func header(h []byte, i int, bits uint) {
 	copy(h, dirMagic)
 	binary.NativeEndian.PutUint32(h[8:], dirVersion)
 	binary.NativeEndian.PutUint32(h[12:], uint32(bits))
-	binary.NativeEndian.PutUint32(h[16:], crc32.Checksum(h[:16], castagnoli))
+	binary.NativeEndian.PutUint32(h[16:], uint32(i))
+	binary.NativeEndian.PutUint32(h[20:], crc32.Checksum(h[:20], castagnoli))
 }
 
-// chunkBits reads such a header.
-func chunkBits(mem []byte) (bits uint, ok bool) {
+// readHeader reads it, from the whole file.
+func readHeader(mem []byte) (i int, bits uint, ok bool) {
 	var h [chunkHeader]byte
 	bits = uint(binary.NativeEndian.Uint32(mem[12:]))
-	header(h[:], bits)
-	return bits, bits <= 20 && string(h[:]) == string(mem[:chunkHeader]) && chunkSize(bits) == len(mem)
+	i = int(binary.NativeEndian.Uint32(mem[16:]))
+	header(h[:], i, bits)
+	return i, bits, bits <= 20 && string(h[:]) == string(mem[:chunkHeader]) && chunkSize(bits) == len(mem)
 }
 
 // removeChunk gives the file of chunk i back.

@@ -33,6 +33,7 @@ type journal struct {
 // Kinds of entries.
 const (
 	entryLife   = 'L' // life of the Store, how many rings were made in it
+	entryChunk  = 'C' // a chunk: number, whether there is one
 	entryRing   = 'R' // a ring, see appendRing
 	entryGone   = 'X' // a ring was removed: its index
 	entryFloor  = 'F' // a ring's numbers: index, next position, next own number
@@ -57,6 +58,7 @@ type savedRing struct {
 type saved struct {
 	life, made uint64
 	rings      map[uint32]*savedRing
+	chunks     map[int]bool
 }
 
 func appendNumbers(dst []byte, numbers ...uint64) []byte {
@@ -95,7 +97,7 @@ func appendEntry(dst []byte, add func([]byte) []byte) []byte {
 
 // readJournal reads a journal. whole is false if not all of it could be read.
 func readJournal(b []byte) (s saved, whole bool) {
-	s.rings = make(map[uint32]*savedRing)
+	s.rings, s.chunks = make(map[uint32]*savedRing), make(map[int]bool)
 	for len(b) > 0 {
 		if len(b) < 6 {
 			return s, false
@@ -129,6 +131,12 @@ func (s *saved) entry(kind byte, b []byte) bool {
 	index := number()
 	if index >= 1<<25 {
 		return false
+	}
+	if kind == entryChunk {
+		if delete(s.chunks, int(index)); number() != 0 {
+			s.chunks[int(index)] = true
+		}
+		return ok
 	}
 	r := s.rings[uint32(index)]
 	if kind == entryRing {

@@ -24,6 +24,7 @@ type Recovery struct {
 	Blocks   int      // with a wrong checksum, or of no ring that is known
 	Cut      uint64   // records, as far as their positions tell
 	Unusable []string // files that hold no blocks; they have the suffix .unusable now
+	Missing  int      // files that are not there
 
 	// NewLives is how many rings have another id than before, because it cannot be
 	// known whether their last records are there. Their readers are told.
@@ -68,7 +69,7 @@ func (s *Store) restore(trusted bool) error {
 	if err := rc.files(); err != nil {
 		return err
 	}
-	s.arena.dir = d
+	s.arena.dir, s.arena.saved = d, s.saveChunk
 	if err := rc.rings(trusted); err != nil {
 		return err
 	}
@@ -145,9 +146,10 @@ func (rc *recovering) files() error {
 			s.recovered.Unusable = append(s.recovered.Unusable, name)
 			continue
 		}
-		bits, _ := chunkBits(mem)
+		self, bits, _ := readHeader(mem)
 		c := over(mem, bits)
-		if number := numbers[i]; bits == s.arena.bits && number >= 0 && number < len(names)+64 {
+		delete(rc.saved.chunks, self)
+		if number := numbers[i]; number == self && bits == s.arena.bits && number >= 0 && number < len(names)+64 {
 			s.arena.set(number, c)
 			rc.adopted = append(rc.adopted, number)
 			rc.blocks(c, uint32(number)<<bits)
@@ -184,7 +186,7 @@ func mapChunk(path string) (mem []byte, usable bool, err error) {
 	if mem, err = mapFile(f, int(info.Size())); err != nil {
 		return nil, false, fmt.Errorf("mapping %s: %w", path, err)
 	}
-	if _, ok := chunkBits(mem); !ok {
+	if _, _, ok := readHeader(mem); !ok {
 		freeMemory(mem)
 		return nil, false, nil
 	}
@@ -233,7 +235,8 @@ func (rc *recovering) rings(trusted bool) error {
 			s.rings = append(s.rings, nil)
 		}
 	}
-	damaged := s.recovered.Blocks > 0 || len(s.recovered.Unusable) > 0
+	s.recovered.Missing = len(rc.saved.chunks)
+	damaged := s.recovered.Blocks > 0 || len(s.recovered.Unusable) > 0 || s.recovered.Missing > 0
 	for _, v := range all {
 		r := &Ring{s: s, index: v.index, key: v.key, id: v.id, salt: v.salt, was: v.was, wasEnd: v.wasEnd, local: v.local, base: blockSize, end: blockSize}
 		st := rc.best(rc.found[v.index])
@@ -409,12 +412,16 @@ func (rc *recovering) best(pieces []fragment) (best stretch) {
 	slices.SortStableFunc(pieces, func(a, b fragment) int {
 		return cmp.Compare(int32(a.meta.seq-ref), int32(b.meta.seq-ref))
 	})
-	pieces = slices.CompactFunc(pieces, func(a, b fragment) bool {
-		if a.meta.seq == b.meta.seq { // it was being moved, and is there twice
-			b.drop()
+	n := 1
+	for _, f := range pieces[1:] {
+		if f.meta.seq == pieces[n-1].meta.seq {
+			f.drop() // it was being moved, and is there twice
+			continue
 		}
-		return a.meta.seq == b.meta.seq
-	})
+		pieces[n] = f
+		n++
+	}
+	pieces = pieces[:n]
 	oldest, newest := uint64(math.MaxUint64), uint64(0)
 	for len(pieces) > 0 {
 		n := 1

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,10 +16,9 @@ import (
 	"github.com/cloudfoundry/loggregator/ringbuf"
 )
 
-const (
-	mixEnv    = "RINGBUF_TEST_MIX"
-	mixBudget = 64 << 20
-)
+const mixBudget = 64 << 20
+
+func init() { children["mix"] = runMix }
 
 // residency is what a child process reports of itself, in bytes.
 type residency struct {
@@ -136,15 +134,6 @@ func (m *mix) send(b envelope.Batch) {
 
 func (m *mix) write(source, lines, size int) { m.send(m.batch(source, lines, size)) }
 
-// TestMain is the child, too.
-func TestMain(tests *testing.M) {
-	if name := os.Getenv(mixEnv); name != "" {
-		runMix(name)
-		return
-	}
-	os.Exit(tests.Run())
-}
-
 func runMix(name string) {
 	for _, mix1 := range mixes {
 		if mix1.name != name {
@@ -190,15 +179,10 @@ func TestResidency(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills memory")
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, mix := range mixes {
 		t.Run(mix.name, func(t *testing.T) {
-			child := exec.CommandContext(t.Context(), self)
-			child.Env = append(os.Environ(), mixEnv+"="+mix.name, "GOGC=100")
-			child.Stderr = os.Stderr
+			child := child(t, "mix", mix.name)
+			child.Env = append(child.Env, "GOGC=100")
 			out, err := child.Output()
 			if err != nil {
 				t.Fatal(err)

@@ -6,8 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -52,6 +50,7 @@ type simulation struct {
 	rings   []*modelRing // that are in the store
 	readers []*modelReader
 	tiny    []*Ring // empty ones, of which many come and go
+	reopen  func()  // closes the store and opens it again; nil: it has no directory
 	dir     string
 
 	vacated int // times that memory was given back
@@ -104,23 +103,24 @@ func TestSimulation(t *testing.T) {
 	for seed := range uint64(*seeds) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			vacated.Add(int64(simulate(t, seed, "")))
+			vacated.Add(int64(simulate(t, seed)))
 		})
 	}
 }
 
-func simulate(t *testing.T, seed uint64, dir string) (vacated int) {
+func simulate(t *testing.T, seed uint64) (vacated int) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	s, err := New(&Options{Budget: MinBudget + rng.Int64N(MinBudget)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer s.Close()
 	m := &simulation{t: t, rng: rng, s: s}
-	defer func() { m.s.Close() }()
-	if dir != "" {
-		m.s.Close()
-		m.open(dir)
-	}
+	m.run()
+	return m.vacated
+}
+
+func (m *simulation) run() {
 	m.makeRing()
 	for i := range 1500 {
 		m.step()
@@ -129,80 +129,6 @@ func simulate(t *testing.T, seed uint64, dir string) (vacated int) {
 		}
 	}
 	m.finish()
-	return m.vacated
-}
-
-// TestSimulationDir is TestSimulation with a directory. Now and then the Store is
-// closed, or left as a killed process leaves it, and opened again, with another
-// budget at times: nothing may be different then but what a smaller budget has no
-// room for.
-func TestSimulationDir(t *testing.T) {
-	for seed := range uint64(*seeds) {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			t.Parallel()
-			simulate(t, seed, t.TempDir())
-		})
-	}
-}
-
-// open opens the directory, with some budget or other.
-func (m *simulation) open(dir string) {
-	budget := MinBudget + m.rng.Int64N(MinBudget)
-	if m.rng.IntN(5) == 0 {
-		budget = 16 * MinBudget // of which the chunks are larger
-	}
-	s, err := New(&Options{Budget: budget, Dir: dir})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	m.s, m.dir = s, dir
-}
-
-// reopen closes the store, or leaves it as it is, and goes on with what is found
-// in a copy of its directory.
-func (m *simulation) reopen() {
-	t := m.t
-	was := m.s.Stats()
-	to := filepath.Join(t.TempDir(), "next")
-	if m.rng.IntN(2) == 0 {
-		if err := m.s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.CopyFS(to, os.DirFS(m.dir)); err != nil {
-		t.Fatal(err)
-	}
-	m.s.Close()
-	m.open(to)
-	found := m.s.Recovery()
-	if found.Records != was.Records || found.Rings != was.Rings || found.Blocks != 0 || found.Cut != 0 || len(found.Unusable) != 0 || found.NewLives != 0 {
-		t.Fatalf("found %+v after %+v", found, was)
-	}
-	byID := make(map[envelope.StreamID]*Ring)
-	for r := range m.s.Rings() {
-		byID[r.ID()] = r
-	}
-	for _, r := range m.rings {
-		r.ring = byID[r.ring.ID()]
-		if first, next := r.ring.Bounds(); next != uint64(len(r.records))+1 || first > next || r.ring.local != r.local {
-			t.Fatalf("a ring from %d to %d of %d records, own numbers to %d of %d", first, next, len(r.records), r.ring.local, r.local)
-		}
-		for stream, next := range r.origins {
-			if i, known := r.ring.origin(stream); !known || r.ring.origins[i].next != next {
-				t.Fatalf("of stream %d, %d comes next; known: %v, %+v", stream, next, known, r.ring.origins)
-			}
-		}
-	}
-	for i := range m.tiny {
-		m.tiny[i] = byID[m.tiny[i].ID()]
-	}
-	for _, r := range m.readers {
-		r.at = r.ring.ring.Reader(r.at.Position())
-	}
-	if m.s.Full() { // the budget was larger
-		m.go_()
-	}
-	m.verify()
 }
 
 func (m *simulation) step() {
@@ -228,7 +154,7 @@ func (m *simulation) step() {
 		}
 	case op < 98:
 		m.come(rng.IntN(100))
-	case m.dir != "" && rng.IntN(6) == 0:
+	case m.reopen != nil && rng.IntN(6) == 0:
 		m.reopen()
 	case rng.IntN(6) == 0:
 		m.go_()

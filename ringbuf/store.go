@@ -75,7 +75,6 @@ type Store struct {
 	recovered Recovery
 	scratch   [64]byte
 	reading   int // reads that are copying
-	limbo     int // blocks given up while a reader copies from them
 	life      uint64
 	made      uint64  // rings made in this life
 	rings     []*Ring // by index; nil where removed

@@ -122,7 +122,8 @@ func (w *walker) run(at uint64) (u run, size uint64, ok bool) {
 	}
 	told, k := binary.Uvarint(body[8+n:])
 	u.number, u.told = number, told
-	// As it would be written, and nothing behind it.
-	ok = k > 0 && n == uvarintSize(number) && k == uvarintSize(told) && len(body) == 8+n+k && u.stream != 0 && number < 1<<62
-	return u, uint64(3 + len(body)), ok
+	if k <= 0 || n != uvarintSize(number) || k != uvarintSize(told) || len(body) != 8+n+k || u.stream == 0 || number >= 1<<62 {
+		return run{}, 0, false // not as it would be written
+	}
+	return u, uint64(3 + len(body)), true
 }
