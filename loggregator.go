@@ -24,6 +24,11 @@ type Options struct {
 
 	// MaxAge after which a record may go: one hour if zero.
 	MaxAge time.Duration
+
+	// Dir, if not empty, is a directory in which the rings are kept in files mapped
+	// into memory, so that the hour outlives the process, killed or not. It is made
+	// if it does not exist, and one process at a time can use it. See Open.
+	Dir string
 }
 
 // Router keeps the recent records of every source and hands them to whoever
@@ -64,34 +69,14 @@ type counts struct {
 
 // New makes a Router and starts one goroutine that gives up what is too old and
 // forgets sources that are empty; Close or Shutdown ends it.
+//
+// It panics if Options name a directory that cannot be used; Open says so.
+// Without a directory nothing can go wrong.
 func New(o *Options) *Router {
-	if o == nil {
-		o = &Options{}
-	}
-	budget, maxAge := o.Budget, o.MaxAge
-	if budget != 0 {
-		budget = max(budget, ringbuf.MinBudget)
-	}
-	if maxAge <= 0 {
-		maxAge = ringbuf.DefaultMaxAge
-	}
-	store, err := ringbuf.New(&ringbuf.Options{Budget: budget, MaxAge: maxAge})
+	r, err := Open(o)
 	if err != nil {
-		panic(err) // both options have just been put right
+		panic(err)
 	}
-	r := &Router{
-		store:   store,
-		maxAge:  maxAge,
-		sources: make(map[string]*source),
-		subs:    make(map[*subscription]struct{}),
-		wanted:  make(map[key]map[*subscription]struct{}),
-		groups:  make(map[string]*group),
-		ending:  make(chan struct{}),
-		done:    make(chan struct{}),
-		gone:    make(chan struct{}),
-	}
-	r.late.wake = make(chan struct{}, 1)
-	r.wg.Go(r.housekeeping)
 	return r
 }
 
@@ -389,8 +374,8 @@ func (r *Router) Known(sel []envelope.Selector) bool {
 // records unless they say otherwise.
 //
 // At the door, what came is Accepted, Repeated, or refused for one of the five
-// reasons. Of what was accepted, and the Marked lines that tell of Lost ones,
-// Evicted, Expired and Released are gone and Held are there.
+// reasons. Of what was accepted, the Marked lines that tell of Lost ones, and what
+// was Recovered, Evicted, Expired and Released are gone and Held are there.
 type Stats struct {
 	Accepted uint64 // copied into a ring
 	Repeated uint64 // had been accepted before; dropped
@@ -409,6 +394,9 @@ type Stats struct {
 	Expired uint64 // given up for their age
 
 	Released uint64 // given up by Release
+
+	Recovered uint64 // found in the directory when it was opened
+	DirErrors uint64 // writes to the directory that failed: it will not be whole
 
 	Delivered uint64 // handed to readers, each reader counted
 	Missed    uint64 // told to readers as missed, each reader counted
@@ -437,7 +425,7 @@ func (r *Router) Stats() Stats {
 		Accepted: c.accepted.Load(), Repeated: c.repeated.Load(), Lost: c.lost.Load(), Marked: c.marked.Load(),
 		Malformed: c.malformed.Load(), TooLarge: c.tooLarge.Load(), BadSourceID: c.badSource.Load(),
 		MixedSource: c.mixed.Load(), NoRoom: c.noRoom.Load(),
-		Evicted: s.Evicted, Expired: s.Expired, Released: s.Released,
+		Evicted: s.Evicted, Expired: s.Expired, Released: s.Released, Recovered: s.Recovered, DirErrors: s.Failed,
 		Delivered: c.delivered.Load(), Missed: c.missed.Load(),
 		Held: s.Records, Bytes: s.Bytes, Used: s.Used, Budget: s.Budget, Sources: sources, Readers: readers,
 	}

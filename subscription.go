@@ -248,8 +248,9 @@ func (s *subscription) start(f *feed) {
 	_, next := ring.Bounds()
 	switch {
 	case !q.Cursor.IsZero():
-		if position, ok := q.Cursor.Rings[ring.ID()]; ok {
-			f.at = ring.Reader(max(position, 1))
+		if position, exact, ok := ring.Resume(q.Cursor.Rings); ok {
+			f.at = ring.Reader(position)
+			s.foreign = s.foreign || !exact
 			return
 		}
 		if mark, ok := q.Cursor.Rings[s.markID]; ok && ring.NewerThan(mark) {
