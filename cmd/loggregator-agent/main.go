@@ -1,7 +1,8 @@
-// Command loggregator-agent brings the output of a program to Loggregator
-// without the program knowing.
+// Command loggregator-agent brings logs to Loggregator: the output of a program
+// without the program knowing, or, as a daemon, what is logged on a machine.
 //
 //	loggregator-agent run --app shop -- ./shop --port 8080
+//	loggregator-agent daemon agent.yaml
 //
 // Run it without arguments to learn the rest.
 package main
@@ -10,13 +11,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 )
 
 const name = "loggregator-agent"
 
-const help = `loggregator-agent brings the output of a program to Loggregator.
+const help = `loggregator-agent brings logs to Loggregator.
 
   Run a program. What it prints still appears here, byte for byte, and each line
   goes to the server too: standard output as OUT, standard error as ERR.
@@ -35,9 +37,16 @@ const help = `loggregator-agent brings the output of a program to Loggregator.
   exit status are its own, and if the server is slow, down or never there, the
   newest 64 MiB of lines wait in memory and the program does not.
 
+  Or collect what is logged on this machine: files, sockets of containers, syslog
+  and more, as a file says:
+
+      loggregator-agent daemon agent.yaml
+
 Commands:
   run     run a program, or read standard input, and send its lines
-  help    this text; "loggregator-agent run -help" lists the flags of run
+  daemon  collect logs on this machine
+  check   say what the daemon would collect
+  help    this text; "loggregator-agent COMMAND -help" tells more of each
 `
 
 // Statuses that are the agent's own, by the custom of env, timeout and docker.
@@ -54,7 +63,9 @@ type stdio struct{ in, out, err *os.File }
 
 // commands are what the first argument can be.
 var commands = map[string]func(args []string, std stdio) error{
-	"run": run,
+	"run":    run,
+	"daemon": runDaemon,
+	"check":  runCheck,
 }
 
 func main() {
@@ -71,6 +82,9 @@ func dispatch(args []string, std stdio) error {
 	case "help", "-h", "-help", "--help":
 		_, err := io.WriteString(std.out, help)
 		return err
+	}
+	if flag, _, _ := strings.Cut(args[0], "="); flag == "-config" || flag == "--config" {
+		return runDaemon(args, std)
 	}
 	command, ok := commands[args[0]]
 	if !ok {

@@ -46,6 +46,9 @@ type Options struct {
 	// Positions is the file in which positions are kept; empty: nowhere, and a
 	// restart begins anew.
 	Positions string
+	// From goes on where that Follower is, whose Run has returned, instead of where
+	// the file says.
+	From *Follower
 	// Mark is called after records were handed over, and returns a function that
 	// says whether all of them have been acknowledged. Nil means that they are as
 	// soon as the Writer has them.
@@ -164,6 +167,7 @@ func New(groups []*Group, o *Options) (*Follower, error) {
 		byOld:   make(map[string]fileID),
 	}
 	f.tree.dirs = make(map[string]*listing)
+	defer func() { f.opts.From = nil }()
 	for _, g := range groups {
 		c := *g
 		var err error
@@ -172,8 +176,8 @@ func New(groups []*Group, o *Options) (*Follower, error) {
 		}
 		f.groups = append(f.groups, &c)
 	}
-	if f.opts.Positions != "" {
-		p, err := loadPositions(f.opts.Positions)
+	if f.opts.Positions != "" || f.opts.From != nil {
+		p, err := f.opts.positions()
 		if err != nil {
 			return nil, err
 		}
@@ -186,6 +190,15 @@ func New(groups []*Group, o *Options) (*Follower, error) {
 		}
 	}
 	return f, nil
+}
+
+func (o *Options) positions() (positionsFile, error) {
+	if from := o.From; from != nil {
+		from.mu.Lock()
+		defer from.mu.Unlock()
+		return from.snapshot(time.Now()).data, nil
+	}
+	return loadPositions(o.Positions)
 }
 
 // Run follows until ctx ends. It may be called once.

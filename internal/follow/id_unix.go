@@ -12,7 +12,10 @@ import (
 const trustDirTime = true
 
 // fileID is what a file keeps when it is renamed.
-type fileID struct{ Dev, Ino uint64 }
+type fileID struct {
+	Dev uint64 `json:"dev,string"`
+	Ino uint64 `json:"ino,string"`
+}
 
 func idOf(_ string, info os.FileInfo) (fileID, bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)

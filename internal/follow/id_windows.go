@@ -10,7 +10,10 @@ import (
 const trustDirTime = false
 
 // fileID is what a file keeps when it is renamed.
-type fileID struct{ Dev, Ino uint64 }
+type fileID struct {
+	Dev uint64 `json:"dev,string"`
+	Ino uint64 `json:"ino,string"`
+}
 
 func idOf(path string, _ os.FileInfo) (fileID, bool) {
 	name, err := windows.UTF16PtrFromString(path)

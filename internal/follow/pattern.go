@@ -26,7 +26,7 @@ type Pattern struct {
 
 // segment is what a pattern says of one name in a path.
 type segment struct {
-	text   string         // the name itself, if it has no wildcard
+	text   string         // as it was written
 	re     *regexp.Regexp // nil without a wildcard
 	any    bool           // **
 	hidden bool           // may match a name that begins with a dot
@@ -92,7 +92,7 @@ func parseSegment(name string, seen map[string]bool) (segment, error) {
 	if !strings.ContainsAny(name, "*?[{") {
 		return segment{text: name}, nil
 	}
-	seg := segment{hidden: name[0] == '.'}
+	seg := segment{text: name, hidden: name[0] == '.'}
 	var re strings.Builder
 	re.WriteString(`(?s)^`)
 	for i := 0; i < len(name); {
@@ -165,6 +165,38 @@ func (p *Pattern) Names() []string {
 	return names
 }
 
+// Example is a path that the pattern describes, if its wildcards allow for it:
+// {name} stands for NAME.
+func (p *Pattern) Example() string {
+	path := p.root
+	for _, seg := range p.segs {
+		if !seg.any {
+			path = filepath.Join(path, seg.example())
+		}
+	}
+	return path
+}
+
+// ExampleVars is what the pattern remembers of Example.
+func (p *Pattern) ExampleVars() map[string]string {
+	vars := make(map[string]string)
+	for _, name := range p.Names() {
+		vars[name] = strings.ToUpper(name)
+	}
+	return vars
+}
+
+var wildcardRE = regexp.MustCompile(`\{[^}]*\}|\*|\?`)
+
+func (s *segment) example() string {
+	return wildcardRE.ReplaceAllStringFunc(s.text, func(w string) string {
+		if w[0] == '{' {
+			return strings.ToUpper(w[1 : len(w)-1])
+		}
+		return "x"
+	})
+}
+
 // match reports whether the segment describes the name, and adds to vars what
 // it remembers.
 func (s *segment) match(name string, vars map[string]string) (map[string]string, bool) {
@@ -199,36 +231,49 @@ const maxDepth = 24
 // walk calls found for each file that the pattern describes. Directories are
 // listed by list, which answers nothing for those that cannot be read.
 func (p *Pattern) walk(list func(dir string) []entry, found func(dir string, e *entry, vars map[string]string)) {
-	walkSegments(p.root, p.segs, nil, 0, list, found)
+	w := walker{list, found, false}
+	w.walk(p.root, p.segs, nil, 0)
 }
 
-func walkSegments(dir string, segs []segment, vars map[string]string, depth int, list func(string) []entry, found func(string, *entry, map[string]string)) {
+// walkDirs calls found for each directory that the pattern describes.
+func (p *Pattern) walkDirs(list func(dir string) []entry, found func(dir string, e *entry, vars map[string]string)) {
+	w := walker{list, found, true}
+	w.walk(p.root, p.segs, nil, 0)
+}
+
+type walker struct {
+	list  func(dir string) []entry
+	found func(dir string, e *entry, vars map[string]string)
+	dirs  bool // are looked for, not files
+}
+
+func (w *walker) walk(dir string, segs []segment, vars map[string]string, depth int) {
 	if depth > maxDepth {
 		return
 	}
 	seg, last := &segs[0], len(segs) == 1
-	entries := list(dir)
+	entries := w.list(dir)
 	for i := range entries {
 		e := &entries[i]
 		if seg.any {
 			if e.dir && e.name[0] != '.' {
-				walkSegments(filepath.Join(dir, e.name), segs, vars, depth+1, list, found)
+				w.walk(filepath.Join(dir, e.name), segs, vars, depth+1)
 			}
 			continue
 		}
-		if e.dir == last {
+		if e.dir != (!last || w.dirs) {
 			continue
 		}
 		vars, ok := seg.match(e.name, vars)
 		switch {
 		case !ok:
 		case last:
-			found(dir, e, vars)
+			w.found(dir, e, vars)
 		default:
-			walkSegments(filepath.Join(dir, e.name), segs[1:], vars, depth+1, list, found)
+			w.walk(filepath.Join(dir, e.name), segs[1:], vars, depth+1)
 		}
 	}
 	if seg.any {
-		walkSegments(dir, segs[1:], vars, depth+1, list, found)
+		w.walk(dir, segs[1:], vars, depth+1)
 	}
 }

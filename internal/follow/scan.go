@@ -431,33 +431,24 @@ func (f *Follower) reportForgotten(now time.Time) {
 	}
 }
 
-// Find returns what a pattern describes now that is of the given type: 0 for
-// regular files, fs.ModeSocket.
-func (p *Pattern) Find(kind fs.FileMode) []Match {
+// FindDirs returns the directories that a pattern describes now.
+func (p *Pattern) FindDirs() []Match {
 	var matches []Match
-	types := make(map[string]fs.FileMode)
 	list := func(dir string) []entry {
 		names, _ := os.ReadDir(dir)
 		entries := make([]entry, 0, len(names))
 		for _, name := range names {
-			path := filepath.Join(dir, name.Name())
-			mode := name.Type()
-			if mode&fs.ModeSymlink != 0 {
-				info, err := os.Stat(path)
-				if err != nil {
-					continue
-				}
-				mode = info.Mode().Type()
+			is := name.IsDir()
+			if name.Type()&fs.ModeSymlink != 0 {
+				info, err := os.Stat(filepath.Join(dir, name.Name()))
+				is = err == nil && info.IsDir()
 			}
-			types[path] = mode
-			entries = append(entries, entry{name: name.Name(), dir: mode.IsDir()})
+			entries = append(entries, entry{name: name.Name(), dir: is})
 		}
 		return entries
 	}
-	p.walk(list, func(dir string, e *entry, vars map[string]string) {
-		if path := filepath.Join(dir, e.name); types[path] == kind {
-			matches = append(matches, Match{path, vars})
-		}
+	p.walkDirs(list, func(dir string, e *entry, vars map[string]string) {
+		matches = append(matches, Match{filepath.Join(dir, e.name), vars})
 	})
 	return matches
 }

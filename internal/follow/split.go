@@ -37,6 +37,12 @@ const (
 	defaultJoinWait  = time.Second
 )
 
+// Check reports what is wrong with a rule. None at all is right.
+func (j *Join) Check() error {
+	_, err := j.withDefaults()
+	return err
+}
+
 func (j *Join) withDefaults() (*Join, error) {
 	if j == nil {
 		return nil, nil

@@ -12,7 +12,7 @@ import (
 )
 
 // Reason is why records are missing, as it is told in their source's stream.
-const Reason = "rate limit"
+const Reason = envelope.ReasonRate
 
 // TellAfter is how long refused records of a source are gathered before their
 // number is told.
@@ -165,7 +165,7 @@ func (l *Writer) tell(b *bucket) {
 	if n == 0 {
 		return
 	}
-	record := envelope.AppendMissed(nil, fixed, time.Now().UnixNano(), n, Reason)
+	record := envelope.AppendMissed(nil, fixed, time.Now().UnixNano(), n, Reason.String())
 	l.w.WriteBatch(context.Background(), envelope.Batch{Records: record, Count: 1})
 }
 

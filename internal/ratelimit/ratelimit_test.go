@@ -78,7 +78,7 @@ func read(t *testing.T, router *loggregator.Router) (seen, told int) {
 				seen++
 				continue
 			}
-			if app, _ := e.Tag(envelope.TagAppName); reason != ratelimit.Reason || string(app) != "the shop" {
+			if app, _ := e.Tag(envelope.TagAppName); reason != ratelimit.Reason.String() || string(app) != "the shop" {
 				t.Errorf("told: %s", e.AppendText(nil, time.UTC, true))
 			}
 			told += int(n)

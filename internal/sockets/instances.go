@@ -12,12 +12,6 @@ import (
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
-// The names of sockets in the directory of an instance.
-const (
-	Stdout = "stdout.sock"
-	Stderr = "stderr.sock"
-)
-
 // maxInstances bounds the file of instances, in bytes.
 const maxInstances = 64 << 20
 
@@ -82,9 +76,7 @@ func parseInstances(data []byte, identify func(app, instance, sourceType string)
 			return
 		}
 		dir := filepath.Join(j.Container, "jobs", strconv.FormatUint(id, 10))
-		targets = append(targets,
-			Target{filepath.Join(dir, Stdout), identity, envelope.Out},
-			Target{filepath.Join(dir, Stderr), identity, envelope.Err})
+		targets = append(targets, Dir(dir, identity)...)
 	}
 	for _, i := range file.Instances {
 		if i.State == "RUNNING" {

@@ -8,8 +8,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +26,28 @@ type Target struct {
 	Path     string
 	Identity envelope.Identity
 	Type     envelope.LogType
+}
+
+// The names of sockets in the directory of an instance.
+const (
+	Stdout = "stdout.sock"
+	Stderr = "stderr.sock"
+)
+
+// Find returns the sockets that there are in the directory of an instance.
+func Find(dir string, id envelope.Identity) []Target {
+	var targets []Target
+	for _, t := range Dir(dir, id) {
+		if info, err := os.Stat(t.Path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+			targets = append(targets, t)
+		}
+	}
+	return targets
+}
+
+// Dir are the sockets of an instance, whether they are there or not.
+func Dir(dir string, id envelope.Identity) []Target {
+	return []Target{{filepath.Join(dir, Stdout), id, envelope.Out}, {filepath.Join(dir, Stderr), id, envelope.Err}}
 }
 
 // Options are what New can be told. The zero value is useful.
