@@ -5,26 +5,27 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// ErrAddress means an address that is not tcp://host:port, tls://host:port or
-// unix:///path. Errors that wrap it do not repeat the address, which may hold
-// what belongs into no log.
-var ErrAddress = errors.New("transport: address must be tcp://host:port, tls://host:port or unix:///path")
+// ErrAddress means an address that is not tcp://host:port, tls://host:port,
+// unix:///path, or udp://host:port by itself. Errors that wrap it do not repeat
+// the address, which may hold what belongs into no log.
+var ErrAddress = errors.New("transport: address must be tcp://host:port, tls://host:port, unix:///path or udp://host:port")
 
 // target is one server a Link may use.
 type target struct {
-	network string // tcp or unix
+	network string // tcp, unix or udp
 	address string // host:port or path
 	host    string // of TLS, to be verified; empty means no TLS
 }
 
 func (t target) String() string {
 	switch {
-	case t.network == "unix":
-		return "unix://" + t.address
+	case t.network != "tcp":
+		return t.network + "://" + t.address
 	case t.host != "":
 		return "tls://" + t.address
 	}
@@ -39,7 +40,14 @@ func parseTargets(list string) ([]target, error) {
 		if err != nil {
 			return nil, err
 		}
-		targets = append(targets, t)
+		if !slices.Contains(targets, t) {
+			targets = append(targets, t)
+		}
+	}
+	for _, t := range targets {
+		if t.network == "udp" && len(targets) > 1 {
+			return nil, fmt.Errorf("%w: udp goes to one server, which does not say whether it is there", ErrAddress)
+		}
 	}
 	return targets, nil
 }
@@ -58,7 +66,7 @@ func parseTarget(s string) (target, error) {
 			return target{}, fmt.Errorf("%w: a unix address has three slashes and a path", ErrAddress)
 		}
 		return target{network: "unix", address: u.Path}, nil
-	case "tcp", "tls":
+	case "tcp", "tls", "udp":
 		if u.Path != "" && u.Path != "/" {
 			return target{}, fmt.Errorf("%w: no path after the port", ErrAddress)
 		}
@@ -67,8 +75,11 @@ func parseTarget(s string) (target, error) {
 			return target{}, fmt.Errorf("%w: host and port are required", ErrAddress)
 		}
 		t := target{network: "tcp", address: net.JoinHostPort(u.Hostname(), u.Port())}
-		if u.Scheme == "tls" {
+		switch u.Scheme {
+		case "tls":
 			t.host = u.Hostname()
+		case "udp":
+			t.network = "udp"
 		}
 		return t, nil
 	}

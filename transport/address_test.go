@@ -12,6 +12,9 @@ func TestAddress(t *testing.T) {
 		"tcp://[::1]:3456/":       "tcp://[::1]:3456",
 		"tls://logs.example:443":  "tls://logs.example:443",
 		"unix:///run/logs.sock":   "unix:///run/logs.sock",
+		"udp://127.0.0.1:3456":    "udp://127.0.0.1:3456",
+		"udp://h:1,tcp://h:1":     "",
+		"udp://h":                 "",
 		"":                        "",
 		"127.0.0.1:3456":          "",
 		"tcp://127.0.0.1":         "",
@@ -39,6 +42,9 @@ func TestAddress(t *testing.T) {
 		case want != "" && (err != nil || ts[0].String() != want):
 			t.Errorf("%q: %v, %v", in, ts, err)
 		}
+	}
+	if ts, err := parseTargets("tcp://h:1,tcp://h:2,tcp://h:1"); len(ts) != 2 || err != nil {
+		t.Errorf("%v, %v", ts, err)
 	}
 	if _, err := NewLink("nonsense", newRings(1), nil); !errors.Is(err, ErrAddress) {
 		t.Errorf("NewLink: %v", err)

@@ -9,6 +9,7 @@ import "github.com/cloudfoundry/loggregator/envelope"
 // a maker's numbers do not go on as they were sent last.
 type course struct {
 	fresh  bool                         // nothing of it was sent in this session
+	born   bool                         // nor earlier, when the session began with it
 	began  bool                         // the empty batch has come that says where a sequence begins, and nothing else
 	stream envelope.StreamID            // maker of the last batch
 	next   uint64                       // its next number
@@ -27,7 +28,7 @@ func (s *session) follow(b *envelope.Batch, e *entry) {
 	}
 	c := s.courses.get(b.Ring)
 	if c == nil {
-		c = &course{fresh: true}
+		c = &course{fresh: true, born: s.l.acked.get(b.Ring) == 0}
 		if b.Ring != 0 {
 			s.courses.set(b.Ring, c)
 		}
@@ -62,6 +63,13 @@ func (s *session) follow(b *envelope.Batch, e *entry) {
 func (s *session) account(b *envelope.Batch, c *course) {
 	begin := b.Begin
 	b.Begin, b.From = 0, 0
+	if s.datagrams { // of which nothing is known to have arrived
+		if c.born {
+			b.Begin = begin
+		}
+		c.set(b.Stream, b.Next)
+		return
+	}
 	if next := c.number(b.Stream); next != b.First {
 		b.From = max(next, s.l.numbers.get(b.Stream))
 		switch {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +47,14 @@ type LinkOptions struct {
 	// included. Default 5 s.
 	DialTimeout time.Duration
 
+	// Secret signs the datagrams to a udp:// address, see ServerOptions.Secrets;
+	// empty does not sign.
+	Secret []byte
+	// MaxDatagram is how many bytes a datagram may have, if it is not a single
+	// record that is longer. Default 1432, which fits into one frame of an Ethernet;
+	// on one machine, up to 65507 take less time.
+	MaxDatagram int
+
 	// Reason is why records are missing that the Source gave up before they could
 	// be sent, while there was a connection; without one it is
 	// envelope.ReasonLink. Default envelope.ReasonAgent.
@@ -76,6 +85,8 @@ func (o *LinkOptions) withDefaults() LinkOptions {
 	c.TLS = c.TLS.Clone()
 	c.MaxUnacked = cmp.Or(max(c.MaxUnacked, 0), 4<<20)
 	c.AckTimeout = cmp.Or(max(c.AckTimeout, 0), 10*time.Second)
+	c.Secret = slices.Clone(c.Secret)
+	c.MaxDatagram = min(max(cmp.Or(c.MaxDatagram, 1432), 512), largestDatagram)
 	c.DialTimeout = cmp.Or(max(c.DialTimeout, 0), 5*time.Second)
 	c.Reason = cmp.Or(c.Reason, envelope.ReasonAgent)
 	if c.Backoff == nil {
@@ -134,7 +145,7 @@ type LinkStats struct {
 	Server    string // the ones in use, or used last, or tried
 	Sent      uint64 // records written, repeats after a broken connection included
 	SentBytes uint64
-	Acked     uint64 // records acknowledged, each once; those that nobody numbered when they were written
+	Acked     uint64 // records acknowledged, each once; those that nobody numbered, or that went in datagrams, when they were written
 	Missed    uint64 // records that the Source lost before they could be sent, each once
 	Unacked   int    // bytes sent and not acknowledged
 
@@ -157,6 +168,10 @@ type LinkServer struct {
 // NewLink starts sending the records of src to the server at addr, which is
 // tcp://host:port, tls://host:port, unix:///path, or several of these separated
 // by commas.
+//
+// Over udp://host:port everything goes out once, in datagrams, as fast as it
+// comes. What does not arrive is lost, and the server's numbers tell of it. Flush
+// waits until all is written.
 //
 // Of several servers, each source goes to one at a time: by its id, so that all
 // links that name the same servers, in whatever order, send it to the same one.

@@ -131,7 +131,7 @@ func (in *intake) continues(b *envelope.Batch) bool {
 	if b.Stream == 0 {
 		return true
 	}
-	return b.First == j.Next && b.Next == b.First+uint64(b.Count) && b.From|b.Begin|b.Told == 0 &&
+	return b.First == j.Next && b.Next == b.First+uint64(b.Count) && b.From|b.Told == 0 &&
 		b.Ring == j.Ring && b.Position == j.Position+uint64(b.Count)
 }
 
@@ -183,22 +183,4 @@ func (v *verifier) open(msg []byte) ([]byte, *fault) {
 		}
 	}
 	return nil, &fault{reason: reasonSignature, says: "datagram not signed with a known secret"}
-}
-
-// AppendDatagram appends a datagram that carries b: where there is a secret, the
-// HMAC-SHA-256 of the message, 32 bytes, and then the message.
-func AppendDatagram(dst []byte, b envelope.Batch, secret []byte) []byte {
-	at := len(dst)
-	if len(secret) > 0 {
-		dst = append(dst, make([]byte, sha256.Size)...)
-	}
-	message := len(dst)
-	dst = b.AppendHeader(dst)
-	dst = append(dst, b.Records...)
-	if len(secret) > 0 {
-		mac := hmac.New(sha256.New, secret)
-		mac.Write(dst[message:])
-		mac.Sum(dst[at:at])
-	}
-	return dst
 }

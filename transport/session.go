@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -49,6 +50,10 @@ type session struct {
 
 	courses aged[*course] // by ring
 
+	datagrams bool // each message is one, and nobody acknowledges
+	mac       hash.Hash
+	datagram  []byte // the one being made
+
 	fill    []byte // not yet with the writer
 	queued  uint64 // bytes put into fill, ever
 	written uint64 // bytes that the connection has taken
@@ -87,6 +92,9 @@ func newSession(n *lane, nc net.Conn) *session {
 	s.ready.L, s.space.L = &n.l.mu, &n.l.mu
 	if n.l.several() {
 		s.ask()
+	}
+	if s.datagrams = n.target.network == "udp"; s.datagrams {
+		s.mac = newMAC(s.l.opts.Secret)
 	}
 	return s
 }
@@ -264,16 +272,20 @@ func (s *session) send(b envelope.Batch) bool {
 	e.ring, e.position = b.Ring, b.Position
 	silent := b.Count == 0 && b.Missed == 0 && !b.Reset
 	if !silent {
-		var head [envelope.MaxBatchHeader]byte
-		e.stream, e.next = b.Stream, b.Next
-		header := b.AppendHeader(head[:0])
 		if len(s.fill) == 0 {
 			s.ready.Signal()
 		}
 		before := len(s.fill)
-		s.fill = binary.AppendUvarint(s.fill, uint64(len(header)+len(b.Records)))
-		s.fill = append(s.fill, header...)
-		s.fill = append(s.fill, b.Records...)
+		if s.datagrams {
+			s.pack(b)
+		} else {
+			var head [envelope.MaxBatchHeader]byte
+			e.stream, e.next = b.Stream, b.Next
+			header := b.AppendHeader(head[:0])
+			s.fill = binary.AppendUvarint(s.fill, uint64(len(header)+len(b.Records)))
+			s.fill = append(s.fill, header...)
+			s.fill = append(s.fill, b.Records...)
+		}
 		e.cost = len(s.fill) - before
 		s.queued += uint64(e.cost)
 		l.stats.Sent += e.records
@@ -378,7 +390,14 @@ func (s *session) write() error {
 		s.space.Broadcast()
 		s.l.mu.Unlock()
 
-		for rest := out; len(rest) > 0; {
+		rest := out
+		if s.datagrams {
+			if err := s.writeDatagrams(out); err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+			rest = nil
+		}
+		for len(rest) > 0 {
 			s.nc.SetWriteDeadline(time.Now().Add(s.l.opts.AckTimeout))
 			n, err := s.nc.Write(rest[:min(len(rest), writeChunk)])
 			if err != nil {
