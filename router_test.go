@@ -118,8 +118,9 @@ func (tl *tail) want(texts ...string) {
 func balance(t *testing.T, r *Router) {
 	t.Helper()
 	s := r.Stats()
-	if s.Accepted+s.Marked != s.Evicted+s.Expired+s.Held {
-		t.Errorf("accepted %d + marked %d ≠ evicted %d + expired %d + held %d", s.Accepted, s.Marked, s.Evicted, s.Expired, s.Held)
+	if s.Accepted+s.Marked+s.Recovered != s.Evicted+s.Expired+s.Released+s.Held {
+		t.Errorf("accepted %d + marked %d + recovered %d ≠ evicted %d + expired %d + released %d + held %d",
+			s.Accepted, s.Marked, s.Recovered, s.Evicted, s.Expired, s.Released, s.Held)
 	}
 }
 
