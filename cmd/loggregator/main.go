@@ -17,6 +17,7 @@ import (
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/internal/drains"
 	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
@@ -38,10 +39,11 @@ other software and runs until Ctrl-C.
 func main() { daemon.Main("loggregator", run) }
 
 type config struct {
-	ingest, ingestUDP, http, ops, drains string
-	budget                               int64
-	maxAge, grace                        time.Duration
-	insecure                             bool
+	ingest, ingestUDP, http, ops string
+	drains                       drains.Flags
+	budget                       int64
+	maxAge, grace                time.Duration
+	insecure                     bool
 }
 
 func parse(args []string, stderr io.Writer) (config, error) {
@@ -53,7 +55,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&c.ingestUDP, "ingest-udp", "127.0.0.1:3456", "`address` at which datagrams are taken, one batch each; empty turns it off")
 	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "`address` at which people read; empty turns it off")
 	fs.StringVar(&c.ops, "ops", "127.0.0.1:6060", "`address` for operators: /metrics /healthz /readyz /v1/drains /debug/pprof; empty turns it off")
-	fs.StringVar(&c.drains, "drains", "", "JSON `file` of drains, followed while running: "+`{"drains":[{"app":"shop","url":"syslog://host:514"}]}`)
+	c.drains.Register(fs, "")
 	fs.Int64Var(&c.budget, "budget", 256<<20, "`bytes` of memory for recent logs, at least 1 MiB")
 	fs.DurationVar(&c.maxAge, "max-age", time.Hour, "how long logs are kept")
 	fs.DurationVar(&c.grace, "grace", 10*time.Second, "how long Ctrl-C waits for readers and drains to finish")
@@ -80,12 +82,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer server.Close()
 	handler := httpapi.New(router, &httpapi.Options{Logger: log})
 	defer handler.Close()
-	var drains *drain.Set
-	if c.drains != "" {
-		if drains, err = drain.OpenFile(c.drains, router, &drain.Options{Logger: log}); err != nil {
-			return fmt.Errorf("-drains: %w", err)
+	var set *drain.Set
+	if c.drains.Named() {
+		if set, err = c.drains.Open(router, router, log); err != nil {
+			return err
 		}
-		defer drains.Close()
+		defer set.Close()
 	}
 
 	ingest, err := daemon.Listen("ingest", "tcp", c.ingest, c.insecure)
@@ -107,8 +109,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	serving, failed := errgroup.WithContext(ctx)
 	peopleServer := daemon.HTTPServer(handler, log)
-	forOperators := ops.Handler(metrics(router, server, handler, drains), func() error { return nil })
-	forOperators.Handle("GET /v1/drains", drainStatus(drains))
+	forOperators := ops.Handler(metrics(router, server, handler, set), func() error { return nil })
+	forOperators.Handle("GET /v1/drains", drains.Handler(set))
 	opsServer := daemon.HTTPServer(forOperators, log)
 	if ingest != nil {
 		serving.Go(func() error { return ended(server.Serve(ingest)) })
@@ -122,23 +124,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if operators != nil {
 		serving.Go(func() error { return ended(opsServer.Serve(operators)) })
 	}
-	announce(stdout, c, drains)
+	announce(stdout, c, set)
 
 	<-failed.Done() // a signal, or a listener that broke
 	fmt.Fprintf(stdout, "Stopping: no more input; readers and drains have %v to finish.\n", c.grace)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.grace)
 	defer cancel()
-	stopErr := stop(grace, server, drains, router, handler, peopleServer, opsServer)
+	stopErr := stop(grace, server, set, router, handler, peopleServer, opsServer)
 	report(stdout, router)
 	return errors.Join(serving.Wait(), stopErr)
 }
 
 // stop ends the parts in the direction of flow, so that what has been taken in
 // comes out.
-func stop(ctx context.Context, server *transport.Server, drains *drain.Set, router *loggregator.Router, handler *httpapi.Handler, people, ops *http.Server) error {
+func stop(ctx context.Context, server *transport.Server, set *drain.Set, router *loggregator.Router, handler *httpapi.Handler, people, ops *http.Server) error {
 	errs := []error{server.Shutdown(ctx)}
-	if drains != nil {
-		errs = append(errs, drains.Shutdown(ctx))
+	if set != nil {
+		errs = append(errs, set.Shutdown(ctx))
 	}
 	errs = append(errs, router.Shutdown(ctx), handler.Shutdown(ctx), people.Shutdown(ctx), ops.Close())
 	return errors.Join(errs...)
@@ -152,7 +154,7 @@ func ended(err error) error {
 	return err
 }
 
-func announce(out io.Writer, c config, drains *drain.Set) {
+func announce(out io.Writer, c config, set *drain.Set) {
 	fmt.Fprintln(out, "Loggregator is running. Ctrl-C stops it.")
 	if c.ingest != "" {
 		fmt.Fprintf(out, "  send     tcp://%s    loggregator-agent run -server tcp://%[1]s --app NAME -- COMMAND\n", c.ingest)
@@ -167,8 +169,10 @@ func announce(out io.Writer, c config, drains *drain.Set) {
 	if c.ops != "" {
 		fmt.Fprintf(out, "  operate  http://%s   /metrics /healthz /readyz /v1/drains /debug/pprof\n", c.ops)
 	}
-	if drains != nil {
-		fmt.Fprintf(out, "  drains   %d, as %s says; the file is followed\n", len(drains.Status()), c.drains)
+	if set != nil {
+		for _, p := range set.Providers() {
+			fmt.Fprintf(out, "  drains   %d, as %s says; it is followed\n", p.Bindings, p.Name)
+		}
 	}
 }
 

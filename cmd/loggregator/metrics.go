@@ -1,21 +1,16 @@
 package main
 
 import (
-	"encoding/json"
-	"net/http"
-	"strconv"
-
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/drain"
+	"github.com/cloudfoundry/loggregator/internal/drains"
 	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
-// metrics lists the figures of all parts. Drains are told apart by what they
-// follow, by their host, and by a number, as two may agree in all else; how many
-// there can be is the operator's choice.
-func metrics(router *loggregator.Router, server *transport.Server, handler *httpapi.Handler, drains *drain.Set) func(func(ops.Metric)) {
+// metrics lists the figures of all parts.
+func metrics(router *loggregator.Router, server *transport.Server, handler *httpapi.Handler, set *drain.Set) func(func(ops.Metric)) {
 	return func(add func(ops.Metric)) {
 		figure := func(name, help string, value float64, labels ...string) {
 			add(ops.Metric{Name: name, Help: help, Value: value, Labels: labels})
@@ -59,37 +54,6 @@ func metrics(router *loggregator.Router, server *transport.Server, handler *http
 		figure("http_records_total", "Records sent to tails and dumps.", float64(h.Records))
 		figure("http_missed_total", "Records that tails and dumps were told they missed.", float64(h.Missed))
 
-		if drains == nil {
-			return
-		}
-		for i, d := range drains.Status() {
-			labels := []string{"number", strconv.Itoa(i), "drain", d.URL, "source_id", d.SourceID, "app", d.App, "space", d.Space, "org", d.Org}
-			const of = "Records of a drain, by what became of them."
-			for outcome, n := range map[string]uint64{"delivered": d.Delivered, "missed": d.Missed, "filtered": d.Filtered, "refused": d.Refused} {
-				figure("drain_records_total", of, float64(n), append(labels, "outcome", outcome)...)
-			}
-			figure("drain_accepted_total", "Records that a drain was given.", float64(d.Accepted), labels...)
-			figure("drain_resent_total", "Records that a drain may have delivered twice.", float64(d.Resent), labels...)
-			figure("drain_pending", "Records a drain has read and not delivered.", float64(d.Pending), labels...)
-			figure("drain_lag_seconds", "Age of the oldest record pending.", d.Lag.Seconds(), labels...)
-			figure("drain_connects_total", "Connections a drain made.", float64(d.Connects), labels...)
-			figure("drain_failures_total", "Connections that failed or broke.", float64(d.Failures), labels...)
-		}
+		drains.Metrics(set, add)
 	}
-}
-
-// drainStatus shows every drain as JSON.
-func drainStatus(drains *drain.Set) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		status := struct {
-			Drains []drain.Status `json:"drains"`
-		}{Drains: []drain.Status{}}
-		if drains != nil {
-			status.Drains = append(status.Drains, drains.Status()...)
-		}
-		w.Header().Set("Content-Type", "application/json")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		enc.Encode(status)
-	})
 }

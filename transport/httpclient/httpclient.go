@@ -14,6 +14,7 @@ package httpclient
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,6 +46,10 @@ type Options struct {
 	// half a minute by TCP keepalive, and uses no proxy. Its Timeout must be
 	// zero: streams last.
 	HTTP *http.Client
+
+	// CurrentTLS, if not nil, is asked for the configuration of each connection
+	// that the default HTTP makes, as transport.TLSFiles gives it.
+	CurrentTLS func() *tls.Config
 
 	// Header is sent with each request: Authorization, most likely. Default none.
 	Header http.Header
@@ -83,14 +88,22 @@ func New(target string, o *Options) (*Client, error) {
 	}
 	if c.opt.HTTP == nil {
 		dialer := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
-		c.opt.HTTP = &http.Client{Transport: &http.Transport{
+		t := &http.Transport{
 			DialContext:           dialer.DialContext,
 			TLSHandshakeTimeout:   dialTimeout,
 			ResponseHeaderTimeout: headerTimeout,
 			DisableCompression:    true,
 			ReadBufferSize:        4 << 10,
 			WriteBufferSize:       1 << 10,
-		}}
+		}
+		if current := c.opt.CurrentTLS; current != nil {
+			t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+				defer cancel()
+				return (&tls.Dialer{NetDialer: dialer, Config: current()}).DialContext(ctx, network, addr)
+			}
+		}
+		c.opt.HTTP = &http.Client{Transport: t}
 	}
 	if c.opt.Backoff == nil {
 		c.opt.Backoff = backoff
