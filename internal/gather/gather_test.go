@@ -44,7 +44,7 @@ func TestFlush(t *testing.T) {
 		for i := range 300 {
 			add(b, fmt.Sprint("s", i%100), 10)
 		}
-		b.Group("s7").Missed = 5
+		b.Group("s7").Missed += 5
 		taken, lost, err := b.Flush(t.Context())
 		if taken != 300 || lost != 0 || err != nil || len(got) != 100 || got[0] != "s03 0" || got[7] != "s73 5" {
 			t.Fatalf("taken %d lost %d %v, %q", taken, lost, err, got)

@@ -73,7 +73,6 @@ func (m *many) read() (int, error) {
 func (m *many) receive(fd uintptr) bool {
 	for i := range m.headers {
 		m.headers[i].Namelen = unix.SizeofSockaddrAny
-		m.names[i].Addr.Family = unix.AF_UNSPEC // a unix client without a name leaves it
 	}
 	for {
 		n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&m.headers[0])), Burst, unix.MSG_DONTWAIT, 0, 0)

@@ -79,6 +79,35 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// TestComposeAgain: what is remembered is not taken for what differs from it.
+func TestComposeAgain(t *testing.T) {
+	ids := make([]*Identity, 2*slots)
+	for i := range ids {
+		ids[i] = NewIdentity(envelope.Identity{SourceID: fmt.Sprint("s", i)}, nil)
+	}
+	lines := []string{
+		`<11>1 - h app 12 ID [a b="c"] x`, `<12>1 - h app 12 ID [a b="c"] x`, `<19>1 - h app 12 ID [a b="c"] x`, `<11>1 - h app 13 ID [a b="c"] x`,
+		`<11>1 - h app 12 JD [a b="c"] x`, `<11>1 - h app 12 ID [a b="d"] x`, `<11>1 - h app 12 ID - x`, `<11>1 - h app 12 - - x`, `<11>1 - h app - - - x`, `<0>1 - h app - - - x`, `none`,
+	}
+	var c Composer
+	for _, first := range lines {
+		for _, second := range lines {
+			for _, id := range ids {
+				for _, line := range []string{first, first, second} {
+					var m Message
+					if !m.Parse5424([]byte(line), RFC5424) {
+						m = Message{}
+					}
+					var fresh Composer
+					if got, want := string(c.Compose(id, &m)), string(fresh.Compose(id, &m)); got != want {
+						t.Fatalf("%s after %s: %q, want %q", line, first, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestComposeAllocs(t *testing.T) {
 	id := NewIdentity(envelope.Identity{SourceID: "s"}, nil)
 	lines := [][]byte{[]byte(`<11>1 - h app 12 ID [a b="\"c"] x`), []byte(`<14>1 - h app 13 ID [a b="d"] x`)}

@@ -19,6 +19,9 @@ func FuzzDecode(f *testing.F) {
 		StartTimestamp: new(int64(1)), StopTimestamp: new(int64(2)), RequestId: &v1pb.UUID{Low: new(uint64(1)), High: new(uint64(2))}, PeerType: new(int32(1)), Method: new(int32(1)),
 		Uri: new("/"), RemoteAddress: new("r"), UserAgent: new("u"), StatusCode: new(int32(200)), ContentLength: new(int64(9)),
 		ApplicationId: &v1pb.UUID{Low: new(uint64(3)), High: new(uint64(4))}, InstanceIndex: new(int32(1)), InstanceId: new("i"), Forwarded: []string{"f", "g"}}}))
+	for _, spoiled := range spoiledRequests(f) {
+		f.Add(spoiled)
+	}
 	f.Add(marshal(f, &v1pb.Envelope{EventType: new(int32(6)), ValueMetric: &v1pb.ValueMetric{Name: new("n"), Value: new(1.5), Unit: new("u")}}))
 	f.Add(marshal(f, &v1pb.Envelope{EventType: new(int32(7)), CounterEvent: &v1pb.CounterEvent{Name: new("n"), Delta: new(uint64(1)), Total: new(uint64(2))}}))
 	f.Add(marshal(f, &v1pb.Envelope{EventType: new(int32(8)), Error: &v1pb.Error{Source: new("s"), Code: new(int32(1)), Message: new("m")}}))
@@ -128,6 +131,53 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("record of %q, want %q: %v", r.SourceID, source, err)
 		}
 	})
+}
+
+// spoiledRequests are requests each of which lacks one thing that it must have.
+func spoiledRequests(t testing.TB) (all [][]byte) {
+	whole := &v1pb.HttpStartStop{
+		StartTimestamp: new(int64(1)), StopTimestamp: new(int64(2)), RequestId: &v1pb.UUID{Low: new(uint64(1)), High: new(uint64(2))}, PeerType: new(int32(1)), Method: new(int32(1)),
+		Uri: new("/"), RemoteAddress: new("r"), UserAgent: new("u"), StatusCode: new(int32(200)), ContentLength: new(int64(9)), ApplicationId: &v1pb.UUID{Low: new(uint64(3)), High: new(uint64(4))}}
+	for _, spoil := range []func(*v1pb.HttpStartStop){
+		func(h *v1pb.HttpStartStop) { h.RequestId = &v1pb.UUID{Low: new(uint64(1))} },
+		func(h *v1pb.HttpStartStop) { h.RequestId = nil },
+		func(h *v1pb.HttpStartStop) { h.ApplicationId = &v1pb.UUID{High: new(uint64(1))} },
+		func(h *v1pb.HttpStartStop) { h.StopTimestamp = nil },
+		func(h *v1pb.HttpStartStop) { h.Uri = nil },
+		func(h *v1pb.HttpStartStop) { h.ContentLength = nil },
+	} {
+		h := proto.Clone(whole).(*v1pb.HttpStartStop)
+		spoil(h)
+		b, err := proto.MarshalOptions{AllowPartial: true}.Marshal(&v1pb.Envelope{Origin: new("o"), EventType: new(int32(4)), HttpStartStop: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// TestAgain: nothing of an envelope stays for the next one.
+func TestAgain(t *testing.T) {
+	full := marshal(t, &v1pb.Envelope{EventType: new(int32(4)), Deployment: new("d"), Job: new("j"), Index: new("i"), Ip: new("p"), Tags: map[string]string{"a": "b"}, HttpStartStop: &v1pb.HttpStartStop{
+		StartTimestamp: new(int64(1)), StopTimestamp: new(int64(2)), RequestId: &v1pb.UUID{Low: new(uint64(1)), High: new(uint64(2))}, PeerType: new(int32(1)), Method: new(int32(1)),
+		Uri: new("/"), RemoteAddress: new("r"), UserAgent: new("u"), StatusCode: new(int32(200)), ContentLength: new(int64(9)), InstanceId: new("x"), Forwarded: []string{"f"}}})
+	var e event
+	tr := translator{opts: &Options{}, totals: new(totals)}
+	for _, b := range append(spoiledRequests(t), unhex(t, vector), marshal(t, &v1pb.Envelope{EventType: new(int32(6)), ValueMetric: &v1pb.ValueMetric{Name: new("n"), Value: new(1.5), Unit: new("u")}})) {
+		if !e.decode(full) {
+			t.Fatal("not decoded")
+		}
+		tr.append(nil, &e, 1)
+		var fresh event
+		again, first := e.decode(b), fresh.decode(b)
+		if again != first {
+			t.Fatalf("decoded: %v, and %v the first time", again, first)
+		}
+		if first && string(tr.append(nil, &e, 1)) != string(tr.append(nil, &fresh, 1)) {
+			t.Errorf("not the same again: %x", b)
+		}
+	}
 }
 
 func TestAllocs(t *testing.T) {

@@ -169,6 +169,13 @@ func TestTotals(t *testing.T) {
 	if diff := cmp.Diff([]string{"1", "3", "3", "4", "50", "55"}, totals); diff != "" {
 		t.Error(diff)
 	}
+	a, b := tag{[]byte("a"), []byte("1")}, tag{[]byte("b"), []byte("2")}
+	for i, tags := range [][]tag{{a, b}, {b, a}, {{a.key, b.value}, {b.key, a.value}}} {
+		want := []uint64{1, 2, 1}[i]
+		if n := s.totals.add(&event{tags: tags, counter: counterEvent{delta: 1}}); n != want {
+			t.Errorf("tags %q: total %d, want %d", tags, n, want)
+		}
+	}
 	for i := range maxTotals + 10 {
 		s.totals.add(&event{counter: counterEvent{name: fmt.Append(nil, i), delta: 1}})
 	}
@@ -203,6 +210,28 @@ func TestRefused(t *testing.T) {
 				t.Errorf("%d taken, %+v", len(got), st)
 			}
 		})
+	}
+}
+
+// TestTime: an envelope without a time has its log's, or that of its arrival.
+func TestTime(t *testing.T) {
+	log := &v1pb.Envelope{Origin: new("o"), EventType: new(int32(5)), LogMessage: &v1pb.LogMessage{Message: []byte("x"), MessageType: new(int32(1)), Timestamp: new(int64(7))}}
+	value := &v1pb.Envelope{Origin: new("o"), EventType: new(int32(6)), ValueMetric: &v1pb.ValueMetric{Name: new("n"), Value: new(1.0), Unit: new("u")}}
+	a, _ := proto.Marshal(log)
+	b, _ := proto.Marshal(value)
+	got, _ := feed(t, nil, a, b)
+	if got[0].Time != "1970-01-01T00:00:00.000000007Z" || got[1].Time != "1970-01-01T00:00:00.000000042Z" {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestLost: what the system had no room for is told to whoever reads the end.
+func TestLost(t *testing.T) {
+	dst := taken.New(t)
+	s := NewServer(dst, nil)
+	newIntake(s).Lost(3)
+	if dst.Missed() != 3 || s.Stats().Dropped != 3 {
+		t.Errorf("told of %d, %+v", dst.Missed(), s.Stats())
 	}
 }
 

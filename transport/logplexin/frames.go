@@ -43,7 +43,7 @@ func (f *frames) begin(sender, id string) frame {
 	if known == nil {
 		known = &frame{key: key}
 		f.by[key] = known
-		if old := f.order[f.next]; old != nil && f.by[old.key] == old {
+		if old := f.order[f.next]; old != nil {
 			delete(f.by, old.key)
 		}
 		f.order[f.next] = known
@@ -68,7 +68,5 @@ func (f *frames) end(was frame, count int, taken bool) {
 	known.busy = false
 	if taken {
 		known.seen, known.count = true, max(known.count, count)
-	} else if !known.seen {
-		delete(f.by, was.key)
 	}
 }

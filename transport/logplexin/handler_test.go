@@ -231,13 +231,35 @@ func TestRepeated(t *testing.T) {
 	shuttle := body("<190>1 - shuttle shop web.1 - - one\n")
 	check("log-shuttle", post(h, shuttle, "User-Agent: log-shuttle/1", "X-Request-Id: 1"), 204, "one")
 	check("log-shuttle, again", post(h, shuttle, "User-Agent: log-shuttle/1", "X-Request-Id: 1"), 204)
+	lost := []string{"User-Agent: log-shuttle/1", "X-Request-Id: 2", "Logplex-Lost-Count: 100"}
+	check("log-shuttle, that lost", post(h, shuttle, lost...), 204, "one")
+	check("log-shuttle, that lost, again", post(h, shuttle, lost...), 204)
+	if dst.Missed() != 107 {
+		t.Errorf("told of %d missed", dst.Missed())
+	}
 	check("somebody's request id", post(h, shuttle, "X-Request-Id: 1"), 204, "one")
 	if len(h.frames.by) > 3 {
 		t.Errorf("%d frames remembered", len(h.frames.by))
 	}
 	s := h.Stats()
-	if s.RepeatedFrames != 4 || s.Repeated != 2+2+3+1 || s.Mismatched != 1 || s.Refused["writer"] != 1 {
+	if s.RepeatedFrames != 5 || s.Repeated != 2+2+3+1+1 || s.Mismatched != 1 || s.Refused["writer"] != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestMissedInPlace: what was lost is told before the record it was lost before,
+// not before those that came earlier.
+func TestMissedInPlace(t *testing.T) {
+	var got []string
+	h := handler(t, envelope.WriterFunc(func(_ context.Context, b envelope.Batch) error {
+		got = append(got, fmt.Sprintf("%d missed, %d records: %v", b.Missed, b.Count, b.Reason))
+		return nil
+	}), nil)
+	post(h, body("<190>1 - host app web.1 - one", "<190>1 - host app web.1 - two",
+		"<172>1 - host heroku logplex - Error L10 (output buffer overflow): 7 messages dropped since 2026.", "<190>1 - host app web.1 - three"))
+	want := []string{"0 missed, 2 records: " + envelope.Reason(0).String(), "7 missed, 2 records: " + envelope.ReasonAgent.String()}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

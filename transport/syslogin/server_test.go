@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -257,6 +258,108 @@ func random(n int) []byte {
 	b := make([]byte, n)
 	c.Read(b)
 	return b
+}
+
+// TestTimes: a message must end in time, however its bytes drip in; one that has
+// ended leaves its connection as much silence as it likes; and a busy connection,
+// in which a message is always under way, is not a slow one.
+func TestTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, dst := &faultnet.Network{}, taken.New(t)
+		s := serve(t, network, dst, nil)
+		slow, _ := network.DialContext(t.Context(), "", "server:514")
+		idle, _ := network.DialContext(t.Context(), "", "server:514")
+		busy, _ := network.DialContext(t.Context(), "", "server:514")
+		io.WriteString(idle, "<14>1 - - idle - - - be")
+		time.Sleep(20 * time.Second)
+		io.WriteString(idle, "gun\n")
+		for range 50 {
+			io.WriteString(busy, "<14>1 - - busy - - - one\n<14>1 - - bu")
+			time.Sleep(time.Second)
+			io.WriteString(busy, "sy - - - two\n")
+		}
+		time.Sleep(time.Hour)
+		io.WriteString(idle, "<14>1 - - idle - - - again\n")
+		start := time.Now()
+		var drip sync.WaitGroup
+		drip.Go(func() {
+			for {
+				if _, err := io.WriteString(slow, "x"); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		})
+		slow.Read(make([]byte, 1))
+		if d := time.Since(start); d != 30*time.Second {
+			t.Errorf("the slow one was closed after %v", d)
+		}
+		slow.Close()
+		drip.Wait()
+		if st := s.Stats(); st.Connections != 2 || st.Refused["stalled"] != 1 || len(st.Refused) != 1 || st.RFC5424 != 2+100 {
+			t.Errorf("%+v", st)
+		}
+		idle.Close()
+		busy.Close()
+	})
+}
+
+// TestShutdownBusy: a sender that never stops does not keep a server from
+// stopping.
+func TestShutdownBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, dst := &faultnet.Network{}, taken.New(t)
+		s := serve(t, network, dst, nil)
+		c, _ := network.DialContext(t.Context(), "", "server:514")
+		var sender sync.WaitGroup
+		sender.Go(func() {
+			for {
+				if _, err := io.WriteString(c, "one\ntw"); err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+				if _, err := io.WriteString(c, "o\n"); err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		time.Sleep(time.Second)
+		start := time.Now()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d != 200*time.Millisecond {
+			t.Errorf("took %v", d)
+		}
+		c.Close()
+		sender.Wait()
+	})
+}
+
+// TestLocal: programs of this machine name no host.
+func TestLocal(t *testing.T) {
+	for local, want := range map[bool]string{true: "hello world", false: "world"} {
+		dst := taken.New(t)
+		in := newIntake(NewServer(dst, nil), local, "")
+		in.begin()
+		in.message([]byte("<13>Nov 23 07:45:00 hello world"))
+		in.end()
+		if got := dst.Take(); got[0].Text != want {
+			t.Errorf("local %v: %+v", local, got)
+		}
+	}
+}
+
+// TestLost: what the system had no room for is told to whoever reads the end.
+func TestLost(t *testing.T) {
+	dst := taken.New(t)
+	s := NewServer(dst, nil)
+	d := &datagrams{s: s, in: newIntake(s, false, "")}
+	d.Lost(3)
+	if dst.Missed() != 3 || s.Stats().Dropped != 3 {
+		t.Errorf("told of %d, %+v", dst.Missed(), s.Stats())
+	}
 }
 
 // TestLimits: connections and memory that are too many are refused; those that

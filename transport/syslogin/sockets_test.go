@@ -122,6 +122,37 @@ func TestSockets(t *testing.T) {
 	}
 }
 
+// TestSenders: datagrams that name no host are told apart by who sent them.
+func TestSenders(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst := taken.New(t)
+	s := NewServer(dst, nil)
+	result := make(chan error, 1)
+	go func() { result <- s.ServePacket(pc) }()
+	for i := range 6 {
+		from := fmt.Sprintf("127.0.0.%d", 1+i%2)
+		c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(from)}, pc.LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			s.Close()
+			t.Skip("this system has but one loopback address: ", err)
+		}
+		io.WriteString(c, "hello from "+from)
+		c.Close()
+	}
+	dst.Wait(6)
+	s.Close()
+	<-result
+	for _, r := range dst.Take() {
+		if r.Text != "hello from "+r.Source {
+			t.Errorf("%+v", r)
+		}
+	}
+	conserve(t, s)
+}
+
 // TestTLS: what is not TLS on a TLS port is refused and named; others go on. A
 // listener that brings its own TLS serves as well.
 func TestTLS(t *testing.T) {
