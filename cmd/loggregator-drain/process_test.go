@@ -152,19 +152,12 @@ func (k *sink) until(t *testing.T, line string) {
 type process struct {
 	*exec.Cmd
 	out *output
-	ops string
 }
 
 func startProcess(t *testing.T, s *server, args ...string) *process {
 	t.Helper()
 	p := &process{out: new(output)}
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.ops = ln.Addr().String()
-	ln.Close()
-	p.Cmd = exec.Command(binary, append([]string{"-target", s.http, "-server", s.ingest, "-ops", p.ops}, args...)...)
+	p.Cmd = exec.Command(binary, append([]string{"-target", s.http, "-server", s.ingest, "-ops", "127.0.0.1:0"}, args...)...)
 	p.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	p.Stdout, p.Stderr = p.out, p.out
 	if err := p.Start(); err != nil {
@@ -174,6 +167,9 @@ func startProcess(t *testing.T, s *server, args ...string) *process {
 		if p.ProcessState == nil {
 			p.Process.Kill()
 			p.Wait()
+		}
+		if t.Failed() {
+			t.Logf("%s said\n%s", name, p.out)
 		}
 	})
 	return p
@@ -192,10 +188,16 @@ func (p *process) stop(t *testing.T) {
 	}
 }
 
+// ops is the address of the operators' port.
+func (p *process) ops(t *testing.T) string {
+	t.Helper()
+	return p.out.find(t, `operate  (http://\S+)`)
+}
+
 // status asks the operators' port.
 func (p *process) status(t *testing.T) []drain.Status {
 	t.Helper()
-	resp, err := http.Get("http://" + p.ops + "/v1/drains")
+	resp, err := http.Get(p.ops(t) + "/v1/drains")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +358,7 @@ func TestB01BindWhileRunning(t *testing.T) {
 		}
 	}
 	for _, metric := range []string{`loggregator_drain_state{app="",cause="",drain="syslog-tls://127.0.0.1`, `loggregator_drain_bindings_unusable{provider="file `, "loggregator_drain_certificate_expiry_seconds"} {
-		resp, err := http.Get("http://" + p.ops + "/metrics")
+		resp, err := http.Get(p.ops(t) + "/metrics")
 		if err != nil {
 			t.Fatal(err)
 		}

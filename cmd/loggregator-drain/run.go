@@ -116,6 +116,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return nil
 		})
 	}
+	if operators != nil {
+		c.ops = operators.Addr().String() // with port 0 it is another one
+	}
 	c.announce(stdout, set)
 
 	<-failed.Done() // a signal, or a listener that broke
