@@ -1,8 +1,14 @@
 package walkthrough
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -27,6 +33,27 @@ func timed(b *testing.B, cmd *exec.Cmd) time.Duration {
 	return time.Since(start)
 }
 
+// linesIn reports, each time it is called, whether a file that grows has n lines
+// by now. It reads what was appended, once.
+func linesIn(file string, n int) func() bool {
+	f, err := os.Open(file)
+	buf := make([]byte, 1<<20)
+	return func() bool {
+		for err == nil {
+			var k int
+			k, err = f.Read(buf)
+			n -= bytes.Count(buf[:k], []byte("\n"))
+		}
+		if err == io.EOF {
+			err = nil
+		}
+		if n <= 0 {
+			f.Close()
+		}
+		return n <= 0
+	}
+}
+
 // BenchmarkProgramToTail measures how long it takes from the start of a program
 // that prints 100,000 lines as fast as it can to the last of them on the
 // standard output of a cf-logs that follows, and how much more that is than the
@@ -42,7 +69,7 @@ func BenchmarkProgramToTail(b *testing.B) {
 		b.StartTimer()
 		start := time.Now()
 		program := w.agent("printer", "prod", "printer "+strconv.Itoa(printed), "-quiet")
-		until(b, 60*time.Second, "last line", func() bool { return countLines(tail.out.Name()) >= printed })
+		until(b, 60*time.Second, "last line", linesIn(tail.out.Name(), printed))
 		took := time.Since(start)
 		b.StopTimer()
 		program.wait(10 * time.Second)
@@ -55,6 +82,57 @@ func BenchmarkProgramToTail(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(extra.Seconds()/float64(b.N), "extra-s/op")
+	b.ReportMetric(float64(lost), "lost")
+}
+
+// BenchmarkChain sends 1,000,000 lines of about 190 bytes from a file through
+// agent, server and a cf-logs that follows, three processes, and reports how many
+// arrive a second and what processor time all three take.
+func BenchmarkChain(b *testing.B) {
+	const lines = 1_000_000
+	file := filepath.Join(b.TempDir(), "lines")
+	f, err := os.Create(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	out := bufio.NewWriter(f)
+	for i := range lines {
+		fmt.Fprintln(out, numbered(i))
+	}
+	if err := errors.Join(out.Flush(), f.Close()); err != nil {
+		b.Fatal(err)
+	}
+	var cpu time.Duration
+	lost := 0
+	for b.Loop() {
+		b.StopTimer()
+		w := newWorld(b)
+		w.serve()
+		tail := w.follow("tail", "--space=prod")
+		in, err := os.Open(file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		agent := exec.Command(w.bin+"/loggregator-agent", "run", "-server", "tcp://"+w.ingest, "-app", "printer", "-space", "prod", "-quiet", "-")
+		agent.Stdin = in
+		if out, err := agent.CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		until(b, 60*time.Second, "last line", linesIn(tail.out.Name(), lines))
+		b.StopTimer()
+		in.Close()
+		lost += w.metric("records_missed_total")
+		cpu += agent.ProcessState.UserTime() + agent.ProcessState.SystemTime()
+		for _, p := range []*process{tail, w.server} {
+			p.signal(os.Interrupt)
+			p.wait(10 * time.Second)
+			cpu += p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(lines*float64(b.N)/b.Elapsed().Seconds(), "lines/s")
+	b.ReportMetric(cpu.Seconds()/float64(b.N)/lines*1e6, "cpu-s/M")
 	b.ReportMetric(float64(lost), "lost")
 }
 
