@@ -14,6 +14,10 @@
 // datagram is one EnvelopeBatch without a length; if it is signed, 32 bytes of
 // HMAC-SHA-256 over it stand in front.
 //
+// A link to several servers begins each connection with a batch without records,
+// of a stream of its own and with the numbers from 1 to 2. A server acknowledges
+// it like any other, and has shown by that that its Writer takes batches.
+//
 // # Delivery
 //
 // A sender that names the stream of its batches (see envelope.Batch) is told how

@@ -103,7 +103,7 @@ func (n *lane) connect(ctx context.Context) (progress bool, err error) {
 	if k := s.pending(); k > 0 {
 		n.torn, l.torn = k, true
 	}
-	return s.progress || !l.several() && time.Since(began) > maxBackoff, err
+	return s.progress || s.probe == 0 && time.Since(began) > maxBackoff, err
 }
 
 func (n *lane) dial(ctx context.Context) (net.Conn, error) {

@@ -206,6 +206,7 @@ func NewLink(addr string, src envelope.Source, o *LinkOptions) (*Link, error) {
 	go func() {
 		l.wg.Wait()
 		cancel(nil)
+		l.despairOfAll()
 		close(l.done)
 	}()
 	return l, nil

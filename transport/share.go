@@ -95,6 +95,15 @@ func (n *lane) despair() {
 	}
 }
 
+// despairOfAll stops the timers, at the end.
+func (l *Link) despairOfAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range l.lanes {
+		n.despair()
+	}
+}
+
 // rise is called when the server has shown that it acknowledges. The lock is
 // held.
 func (n *lane) rise() {
