@@ -35,8 +35,9 @@ no such command, 126 if it cannot be started, 125 for flags that make no sense.
 Under systemd set KillMode=mixed, or a stop reaches COMMAND twice.
 
 While the server is away, up to -budget bytes of lines are kept, the newest. At
-the end the agent hands over what is left for up to -flush-timeout, for one second
-only if the server was never there, and says how many lines were not delivered.
+the end the agent hands over what is left for up to -flush-timeout, for a quarter
+of a second only if the server was never there, and says how many lines were not
+delivered.
 `
 
 // settings are what the flags of run say.

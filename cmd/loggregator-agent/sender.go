@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator"
@@ -20,8 +19,7 @@ type sender struct {
 	*emitter.Emitter
 	router *loggregator.Router
 	server string
-	opts   transport.LinkOptions
-	link   atomic.Pointer[transport.Link]
+	link   *transport.Link
 
 	started time.Time
 }
@@ -41,28 +39,18 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 		Emitter: emitter.New(router, id, nil),
 		router:  router,
 		server:  set.server,
-		opts:    transport.LinkOptions{CurrentTLS: current, Logger: log},
 		started: time.Now(),
 	}
-	if err := s.connect(); err != nil {
+	if s.link, err = transport.NewLink(set.server, router, &transport.LinkOptions{CurrentTLS: current, Logger: log}); err != nil {
 		router.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// connect starts a link that sends everything the router holds.
-func (s *sender) connect() error {
-	link, err := transport.NewLink(s.server, s.router, &s.opts)
-	if err == nil {
-		s.link.Store(link)
-	}
-	return err
-}
-
-// unreached is how long a server that was not there all the time is waited for
-// at the end. The user should not wait for somebody who does not come.
-const unreached = time.Second
+// A server that was not there all the time is waited for so long at the end. The
+// user should not wait for somebody who does not come.
+const unreached = 250 * time.Millisecond
 
 // finish hands over what is left, for at most timeout, and returns an error
 // that says how many lines were not delivered, if any.
@@ -70,12 +58,6 @@ func (s *sender) finish(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if !s.reached() {
-		// The link pauses between its attempts, for longer each time; a new one
-		// tries at once. Nothing was sent yet, so it misses nothing either.
-		s.link.Load().Close()
-		if err := s.connect(); err != nil {
-			return err
-		}
 		t := time.AfterFunc(unreached, func() {
 			if !s.reached() {
 				cancel()
@@ -84,8 +66,9 @@ func (s *sender) finish(timeout time.Duration) error {
 		defer t.Stop()
 	}
 	s.Emitter.Close()
-	_, err := s.link.Load().Shutdown(ctx)
-	link, lines := s.link.Load().Stats(), s.Stats()
+	err := s.link.Flush(ctx)
+	s.link.Close()
+	link, lines := s.link.Stats(), s.Stats()
 	s.router.Close()
 
 	// What is not acknowledged is left in memory, or was given up there.
@@ -112,7 +95,7 @@ type paced struct {
 func (p paced) Write(b []byte) (int, error) {
 	for p.send.behind() {
 		ctx, cancel := context.WithTimeout(context.Background(), unreached)
-		p.send.link.Load().Flush(ctx)
+		p.send.link.Flush(ctx)
 		cancel()
 	}
 	return p.WriteCloser.Write(b)
@@ -121,7 +104,7 @@ func (p paced) Write(b []byte) (int, error) {
 // behind reports whether the server is there, or may be about to, and the lines
 // that it has not acknowledged take more than half of the memory.
 func (s *sender) behind() bool {
-	link, router := s.link.Load().Stats(), s.router.Stats()
+	link, router := s.link.Stats(), s.router.Stats()
 	if router.Held == 0 || !link.Connected && (s.reached() || time.Since(s.started) > unreached) {
 		return false
 	}
@@ -131,6 +114,6 @@ func (s *sender) behind() bool {
 
 // reached reports whether the server was there at any time.
 func (s *sender) reached() bool {
-	st := s.link.Load().Stats()
+	st := s.link.Stats()
 	return st.Connected || st.Sent > 0 || st.Reconnects > 0
 }
