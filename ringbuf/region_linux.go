@@ -13,6 +13,7 @@ import (
 type region struct {
 	mem   []byte
 	step  int            // from one chunk to the next
+	top   int            // up to here memory was asked for ahead
 	ahead sync.WaitGroup // memory being asked for before it is needed
 }
 
@@ -38,14 +39,15 @@ func (g *region) reserve(budget int64, chunk int) {
 }
 
 // chunk returns the memory of chunk i, nil if it is not in the region. That of
-// the one after it is asked for meanwhile: whoever first writes to 2 MiB would
+// the one after it is asked for meanwhile, if it never was: whoever first writes to 2 MiB would
 // otherwise wait 100 µs for them, under the Store's lock.
 func (g *region) chunk(i, size int) []byte {
 	at := i * g.step
 	if g.mem == nil || at+g.step > len(g.mem) {
 		return nil
 	}
-	if next := at + g.step; next+g.step <= len(g.mem) {
+	if next := at + g.step; next > g.top && next+g.step <= len(g.mem) {
+		g.top = next
 		g.ahead.Go(func() { unix.Madvise(g.mem[next:next+g.step], unix.MADV_POPULATE_WRITE) })
 	}
 	return g.mem[at : at+size : at+size]
@@ -60,6 +62,7 @@ func (g *region) giveBack(i int, mem []byte) bool {
 	}
 	g.ahead.Wait()
 	unix.Madvise(g.mem[at:at+g.step], unix.MADV_DONTNEED)
+	unix.Madvise(g.mem[at:at+g.step], unix.MADV_NOHUGEPAGE) // or the system fills the hole again
 	return true
 }
 

@@ -44,7 +44,7 @@ type Options struct {
 const (
 	blockCost  = blockSize + int64(metaSize) + 12 // with its place in the ring
 	ringCost   = 2200                             // Ring, its first slices, and what a router keeps for a source
-	runCost    = 150
+	runCost    = 250
 	originCost = 128
 )
 
