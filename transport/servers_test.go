@@ -247,7 +247,7 @@ func TestServerHangs(t *testing.T) {
 			t.Errorf("while the server is gone it takes %v", d)
 		}
 		// It accepts connections, and that is all.
-		f.network.Plan = func(int) faultnet.Faults { return faultnet.Faults{ToClient: faultnet.Way{HoleAt: 1}} }
+		f.network.Replan(func(int) faultnet.Faults { return faultnet.Faults{ToClient: faultnet.Way{HoleAt: 1}} })
 		f.network.Heal(f.names[0])
 		for range 100 {
 			time.Sleep(time.Second)
@@ -261,7 +261,7 @@ func TestServerHangs(t *testing.T) {
 		if s := f.link.Servers()[0]; s.Live {
 			t.Errorf("%+v", s)
 		}
-		f.network.Plan = nil
+		f.network.Replan(nil)
 		time.Sleep(20 * time.Second)
 		if s := f.link.Servers()[0]; !s.Live {
 			t.Errorf("%+v", s)
@@ -285,12 +285,12 @@ func TestMoveWaits(t *testing.T) {
 		}
 		// The other one answers nothing for eight seconds after it has shown that it
 		// is there.
-		f.network.Plan = func(int) faultnet.Faults {
+		f.network.Replan(func(int) faultnet.Faults {
 			return faultnet.Faults{ToClient: faultnet.Way{StallAt: 14, StallFor: 8 * time.Second}}
-		}
+		})
 		f.network.Reset(other)
 		time.Sleep(2 * time.Second)
-		f.network.Plan = nil
+		f.network.Replan(nil)
 		begun := time.Now()
 		held := f.stop(home)
 		f.emit("app", 10)

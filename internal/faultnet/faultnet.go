@@ -109,6 +109,13 @@ func (n *Network) Reset(address string) {
 	delete(n.conns, address)
 }
 
+// Replan changes Plan while the network is in use.
+func (n *Network) Replan(plan func(n int) Faults) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.Plan = plan
+}
+
 // Dialed is how many connections have been made.
 func (n *Network) Dialed() int {
 	n.mu.Lock()
