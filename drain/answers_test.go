@@ -66,8 +66,9 @@ func TestH09H10HeldAndDisabled(t *testing.T) {
 		if st, n := d.Stats(), len(s.requests()); st.State != Held || n < 12 || n > 61 {
 			t.Errorf("%d requests, %+v", n, st)
 		}
-		if len(app.lines) == 0 || len(app.lines) > 12 || !strings.Contains(app.lines[0], "401 Unauthorized: it refuses the credentials") || strings.Contains(app.lines[0], "secret") {
-			t.Errorf("%q", app.lines)
+		lines, _ := app.all()
+		if len(lines) == 0 || len(lines) > 12 || !strings.Contains(lines[0], "401 Unauthorized: it refuses the credentials") || strings.Contains(lines[0], "secret") {
+			t.Errorf("%q", lines)
 		}
 		status.Store(410)
 		time.Sleep(23 * time.Hour)

@@ -38,6 +38,21 @@ type conn struct {
 
 	dead chan struct{} // closed when reading has ended, with
 	err  error         // the reason
+	hook atomic.Pointer[func()]
+}
+
+// onDeath has f called when reading has ended, at once if it has.
+func (c *conn) onDeath(f func()) {
+	if f == nil {
+		c.hook.Store(nil)
+		return
+	}
+	c.hook.Store(&f)
+	select {
+	case <-c.dead:
+		f()
+	default:
+	}
 }
 
 // dial connects to t, until ctx ends. The name is resolved at every call. A write
@@ -111,7 +126,12 @@ var (
 // watch reads until the end. The first bytes tell where plain syslog goes to a
 // port that expects TLS: what comes back is an alert.
 func (c *conn) watch() {
-	defer close(c.dead)
+	defer func() {
+		close(c.dead)
+		if f := c.hook.Load(); f != nil {
+			(*f)()
+		}
+	}()
 	var buf [256]byte
 	alert := false
 	for first := true; ; first = false {

@@ -87,6 +87,7 @@ type Drain struct {
 	flush  chan struct{} // closed by Shutdown
 	once   sync.Once
 	done   chan struct{} // closed when all goroutines are gone
+	wake   func()        // should it sleep
 
 	// Guarded by feed.feed.mu.
 	stats  Stats
@@ -108,7 +109,10 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 	if err != nil {
 		return nil, err
 	}
-	opts := o.withDefaults()
+	opts := o
+	if o == nil || !o.prepared || o.TLS == nil || o.Backoff == nil || o.DialContext == nil || o.Logger == nil {
+		opts = o.withDefaults()
+	}
 	if opts.own != nil && !opts.own.mayPermit(t) {
 		return nil, fmt.Errorf("%w: %w", ErrURL, ErrDenied)
 	}
@@ -126,7 +130,10 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		done:   make(chan struct{}),
 	}
 	d.query.MaxBytes = batchSize
-	d.log = d.opts.Logger.With("drain", t.String())
+	d.log = d.opts.Logger
+	if d.log.Enabled(context.Background(), slog.LevelError) {
+		d.log = d.log.With("drain", t.String())
+	}
 	d.stats.State, d.stats.Since = Connecting, d.opened
 	d.feed = feed{
 		target:  t,
@@ -143,10 +150,8 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	s := &sender{Drain: d}
-	go func() {
-		defer close(d.done)
-		s.run()
-	}()
+	d.wake = s.wake
+	s.begin()
 	return d, nil
 }
 
@@ -198,13 +203,13 @@ func (e *UndeliveredError) Unwrap() error { return e.Err }
 // already nothing can be sent again.
 func (d *Drain) Shutdown(ctx context.Context) error {
 	d.once.Do(func() { close(d.flush) })
+	d.wake()
 	var cause error
 	select {
 	case <-d.done:
 	case <-ctx.Done():
 		cause = context.Cause(ctx)
-		d.cancel()
-		<-d.done
+		d.Close()
 	}
 	d.feed.mu.Lock()
 	defer d.feed.mu.Unlock()
@@ -220,6 +225,7 @@ func (d *Drain) Shutdown(ctx context.Context) error {
 // Close stops now. What is on its way may or may not arrive.
 func (d *Drain) Close() error {
 	d.cancel()
+	d.wake()
 	<-d.done
 	return nil
 }

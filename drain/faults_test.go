@@ -147,6 +147,7 @@ func TestT10PeerTalks(t *testing.T) {
 		if err := d.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		s := d.Stats()
 		conserve(t, s, 100)
 		if s.Connects != 1 || s.Failures != 0 || len(got) != 100 {

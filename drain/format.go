@@ -54,7 +54,7 @@ type Formatter struct {
 	clock  []byte
 
 	last    *header
-	odd     header // of a record whose header is not kept
+	odd     *header // of a record whose header is not kept
 	headers *headers
 
 	list  []envelope.Tag
@@ -260,5 +260,5 @@ func (f *Formatter) appendTime(dst []byte, ns int64) []byte {
 
 // release gives up what is kept for the next record.
 func (f *Formatter) release() {
-	f.last, f.headers, f.odd, f.list, f.text, f.clock = nil, nil, header{}, nil, nil, nil
+	f.last, f.headers, f.odd, f.list, f.text, f.clock = nil, nil, nil, nil, nil, nil
 }

@@ -58,8 +58,11 @@ func (f *Formatter) prepare(e envelope.Envelope, r *envelope.Route) *header {
 		return h
 	}
 	if r.Scattered || len(r.Tags) > maxHeader/4 {
-		f.make(&f.odd, e, r)
-		return &f.odd
+		if f.odd == nil {
+			f.odd = new(header)
+		}
+		f.make(f.odd, e, r)
+		return f.odd
 	}
 	if f.last == nil {
 		f.last = new(header)

@@ -435,6 +435,13 @@ func (w *told) WriteBatch(_ context.Context, b envelope.Batch) error {
 	return nil
 }
 
+// all gives what was told so far.
+func (w *told) all() ([]string, []time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.lines), slices.Clone(w.at)
+}
+
 var shopOnly = envelope.Query{Select: []envelope.Selector{{SourceID: shop.SourceID}}, History: true}
 
 func TestL05CertificatesThatEndSoon(t *testing.T) {
@@ -459,12 +466,13 @@ func TestL05CertificatesThatEndSoon(t *testing.T) {
 			}
 			time.Sleep(time.Hour)
 		}
-		if len(app.lines) != 3 || strings.Count(log.String(), "a certificate ends soon") != 3 {
-			t.Fatalf("%q\n%s", app.lines, log.String())
+		lines, at := app.all()
+		if len(lines) != 3 || strings.Count(log.String(), "a certificate ends soon") != 3 {
+			t.Fatalf("%q\n%s", lines, log.String())
 		}
 		for i, days := range []int{10, 33, 39} {
-			if got := int(app.at[i].Sub(app.at[0]).Hours()/24+0.5) + 10; got != days || !strings.Contains(app.lines[i], "/shop: A certificate of the syslog drain with url syslog-tls://example.com:6514 ends on ") {
-				t.Errorf("day %d: %s", got, app.lines[i])
+			if got := int(at[i].Sub(at[0]).Hours()/24+0.5) + 10; got != days || !strings.Contains(lines[i], "/shop: A certificate of the syslog drain with url syslog-tls://example.com:6514 ends on ") {
+				t.Errorf("day %d: %s", got, lines[i])
 			}
 		}
 	})
@@ -520,14 +528,15 @@ func TestT08R04AppIsTold(t *testing.T) {
 		time.Sleep(time.Hour)
 		rcv.set(nil)
 		time.Sleep(time.Minute)
-		if n := len(app.lines); n < 10 || n > 14 || strings.Contains(strings.Join(app.lines, ""), "secret") ||
-			app.lines[0] != shop.SourceID+"/: Failed to connect to syslog://host:514: connection refused" && app.lines[0] != shop.SourceID+"/shop: Failed to connect to syslog://host:514: connection refused" ||
-			app.lines[n-1] != shop.SourceID+"/shop: The syslog drain with url syslog://host:514 is connected again" {
-			t.Errorf("%q", app.lines)
+		lines, at := app.all()
+		if n := len(lines); n < 10 || n > 14 || strings.Contains(strings.Join(lines, ""), "secret") ||
+			lines[0] != shop.SourceID+"/: Failed to connect to syslog://host:514: connection refused" && lines[0] != shop.SourceID+"/shop: Failed to connect to syslog://host:514: connection refused" ||
+			lines[n-1] != shop.SourceID+"/shop: The syslog drain with url syslog://host:514 is connected again" {
+			t.Errorf("%q", lines)
 		}
-		for i := range app.at[1:] {
-			if app.at[i+1].Sub(app.at[i]) < noticeInterval {
-				t.Errorf("told twice within %v", app.at[i+1].Sub(app.at[i]))
+		for i := range at[1:] {
+			if at[i+1].Sub(at[i]) < noticeInterval {
+				t.Errorf("told twice within %v", at[i+1].Sub(at[i]))
 			}
 		}
 		conserve(t, d.Stats(), 10)
@@ -551,8 +560,8 @@ func TestT08R04AppIsTold(t *testing.T) {
 			time.Sleep(500 * time.Millisecond)
 			rcv.set(nil)
 		}
-		if n := len(app.lines); n > 20 {
-			t.Errorf("%d lines in ten minutes", n)
+		if lines, _ := app.all(); len(lines) > 20 {
+			t.Errorf("%d lines in ten minutes", len(lines))
 		}
 	})
 }
@@ -588,7 +597,8 @@ func TestR01AppIsTold(t *testing.T) {
 			s := d.Stats()
 			conserve(t, s, total)
 			var lost uint64
-			for _, line := range app.lines {
+			lines, _ := app.all()
+			for _, line := range lines {
 				var n uint64
 				if _, text, ok := strings.Cut(line, "/shop: "); ok && strings.Contains(text, " messages lost for application "+shop.SourceID+" in user provided syslog drain with url syslog://host:514, from 2026-") {
 					fmt.Sscan(text, &n)
@@ -599,11 +609,11 @@ func TestR01AppIsTold(t *testing.T) {
 				lost += n
 			}
 			if all {
-				if len(app.lines) > 0 {
-					t.Errorf("%q", app.lines)
+				if len(lines) > 0 {
+					t.Errorf("%q", lines)
 				}
 			} else if lost != s.Missed || lost == 0 {
-				t.Errorf("told of %d: %q, %+v", lost, app.lines, s)
+				t.Errorf("told of %d: %q, %+v", lost, lines, s)
 			}
 		})
 	}

@@ -104,7 +104,8 @@ type Options struct {
 	// other part of a URL; nil means nobody is told.
 	Logger *slog.Logger
 
-	own *dialer // behind DialContext, if it is the package's own
+	prepared bool    // by withDefaults
+	own      *dialer // behind DialContext, if it is the package's own
 }
 
 func (o *Options) withDefaults() *Options {
@@ -112,7 +113,7 @@ func (o *Options) withDefaults() *Options {
 	if o != nil {
 		c = *o
 	}
-	c.TLS = hardened(c.TLS)
+	c.TLS, c.prepared = hardened(c.TLS), true
 	if c.CatchUp == 0 {
 		c.CatchUp = DefaultCatchUp
 	}

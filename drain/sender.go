@@ -79,9 +79,14 @@ type sender struct {
 	feedSince time.Time
 	finished  bool
 	resting   bool // nothing was sent for a while
+
+	sleeping sleeping
+	cleanUp  func()    // after a sleep
+	roseAt   time.Time // when it was woken last
 }
 
-func (s *sender) run() {
+// begin sets up what run needs.
+func (s *sender) begin() {
 	s.teller = teller{to: s.opts.Tell, url: s.feed.target.String(), apps: selectsApps(s.query.Select)}
 	if selectsAll(s.query.Select) {
 		s.teller.to = nil
@@ -89,7 +94,6 @@ func (s *sender) run() {
 	if s.feed.target.https() {
 		s.post = newPoster(s.feed.target, s.opts, s.token, s.posting)
 		s.post.report = s.posted
-		defer s.post.close()
 	} else {
 		s.eager = true
 	}
@@ -98,8 +102,28 @@ func (s *sender) run() {
 		s.pace, s.feed.full = batchPace, bodySize/2
 	}
 	s.query.Follow = true
-	s.startFeed(s.query)
-	defer s.end()
+	s.roseAt = s.opened
+	go s.run()
+}
+
+// run works until the drain ends or falls asleep.
+func (s *sender) run() {
+	if s.cleanUp != nil {
+		s.rise()
+	} else {
+		s.startFeed(s.query)
+	}
+	if s.loop() {
+		s.end()
+		if s.post != nil {
+			s.post.close()
+		}
+		close(s.done)
+	}
+}
+
+// loop is false if the drain fell asleep.
+func (s *sender) loop() (ended bool) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for s.ctx.Err() == nil {
@@ -125,7 +149,7 @@ func (s *sender) run() {
 				continue
 			}
 			s.finished = true
-			return
+			return true
 		}
 		wait := s.step(size, any)
 		if wait == 0 {
@@ -140,6 +164,9 @@ func (s *sender) run() {
 		}
 		if later := s.teller.losses(s, false); later > 0 {
 			wait = min(wait, later)
+		}
+		if s.resting && s.sleep(wait) {
+			return false
 		}
 		timer.Reset(wait)
 		var dead chan struct{}
@@ -168,6 +195,7 @@ func (s *sender) run() {
 			s.startFlush()
 		}
 	}
+	return true
 }
 
 // startFlush lets the feed read what is held now, from where it stands to the
@@ -203,7 +231,7 @@ func (s *sender) step(size int, any bool) time.Duration {
 	}
 	if s.conn == nil && s.post == nil {
 		if !any && !s.eager {
-			return wait
+			return s.idle(now, wait)
 		}
 		if pause := s.retryAt.Sub(now); pause > 0 {
 			return min(wait, pause)
@@ -239,21 +267,10 @@ func (s *sender) step(size int, any bool) time.Duration {
 		s.poll = min(max(2*s.poll, time.Millisecond), time.Second)
 		return min(wait, s.poll)
 	}
-	if !any && !s.resting {
-		if pause := s.lastWrite.Add(restTime).Sub(now); pause > 0 {
-			return min(wait, pause)
-		}
-		s.rest()
+	if !any {
+		return s.idle(now, wait)
 	}
 	return wait
-}
-
-// rest gives up what is kept for the next record.
-func (s *sender) rest() {
-	s.resting = true
-	s.feed.mu.Lock()
-	s.feed.format.release()
-	s.feed.mu.Unlock()
 }
 
 // write sends a chunk and puts its entries in the log. An error breaks the

@@ -19,6 +19,8 @@ type memory struct {
 	wake  chan struct{}
 	batch int // records of one batch at most
 	keep  int // records of a ring; 0: all
+
+	wakers []*memoryWaker
 }
 
 type memoryRing struct {
@@ -46,6 +48,29 @@ func (m *memory) append(ring envelope.StreamID, records ...[]byte) {
 	}
 	close(m.wake)
 	m.wake = make(chan struct{})
+	for _, w := range m.wakers {
+		w.f()
+	}
+}
+
+type memoryWaker struct{ f func() }
+
+// Wake implements envelope.Waker.
+func (m *memory) Wake(q envelope.Query, f func()) (stop func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, r := range m.rings {
+		if q.Cursor.Rings[id] < r.first+uint64(len(r.records)) {
+			f()
+		}
+	}
+	w := &memoryWaker{f}
+	m.wakers = append(m.wakers, w)
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.wakers = slices.DeleteFunc(m.wakers, func(o *memoryWaker) bool { return o == w })
+	}
 }
 
 // drop forgets a ring.
