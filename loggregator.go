@@ -447,8 +447,7 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	r.Close()
-	return err
+	return errors.Join(err, r.Close())
 }
 
 // end takes no more batches. The caller holds r.mu, so none is under way.

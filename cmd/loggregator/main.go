@@ -19,6 +19,7 @@ import (
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/drains"
 	"github.com/cloudfoundry/loggregator/internal/ops"
+	"github.com/cloudfoundry/loggregator/ringbuf"
 	"github.com/cloudfoundry/loggregator/transport"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
@@ -42,6 +43,7 @@ type config struct {
 	ingest, ingestUDP, http, ops string
 	drains                       drains.Flags
 	budget                       int64
+	recentDir                    string
 	maxAge, grace                time.Duration
 	insecure                     bool
 }
@@ -57,6 +59,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&c.ops, "ops", "127.0.0.1:6060", "`address` for operators: /metrics /healthz /readyz /v1/drains /debug/pprof; empty turns it off")
 	c.drains.Register(fs, "")
 	fs.Int64Var(&c.budget, "budget", 256<<20, "`bytes` of memory for recent logs, at least 1 MiB")
+	fs.StringVar(&c.recentDir, "recent-dir", "", "`directory` in which recent logs outlive the process, as files mapped into memory, of -budget bytes; empty keeps them in memory only")
 	fs.DurationVar(&c.maxAge, "max-age", time.Hour, "how long logs are kept")
 	fs.DurationVar(&c.grace, "grace", 10*time.Second, "how long Ctrl-C waits for readers and drains to finish")
 	fs.BoolVar(&c.insecure, "insecure", false, "allow unprotected addresses that other machines can reach")
@@ -76,8 +79,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	log := daemon.Logger(stderr)
 
-	router := loggregator.New(&loggregator.Options{Budget: c.budget, MaxAge: c.maxAge})
+	router, err := loggregator.Open(&loggregator.Options{Budget: c.budget, MaxAge: c.maxAge, Dir: c.recentDir})
+	if err != nil {
+		return fmt.Errorf("-recent-dir: %w", err)
+	}
 	defer router.Close()
+	found := router.Recovery()
+	if found.Blocks > 0 || len(found.Unusable) > 0 || found.Missing > 0 {
+		log.Warn("not all of the recent logs could be read; what is lost is cut out, and readers are told", "dir", c.recentDir,
+			"damaged_blocks", found.Blocks, "known_lost_records", found.Cut, "unusable_files", found.Unusable, "missing_files", found.Missing)
+	}
 	server := transport.NewServer(router, &transport.ServerOptions{Logger: log})
 	defer server.Close()
 	handler := httpapi.New(router, &httpapi.Options{Logger: log})
@@ -124,7 +135,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if operators != nil {
 		serving.Go(func() error { return ended(opsServer.Serve(operators)) })
 	}
-	announce(stdout, c, set)
+	announce(stdout, c, found, set)
 
 	<-failed.Done() // a signal, or a listener that broke
 	fmt.Fprintf(stdout, "Stopping: no more input; readers and drains have %v to finish.\n", c.grace)
@@ -154,7 +165,7 @@ func ended(err error) error {
 	return err
 }
 
-func announce(out io.Writer, c config, set *drain.Set) {
+func announce(out io.Writer, c config, found ringbuf.Recovery, set *drain.Set) {
 	fmt.Fprintln(out, "Loggregator is running. Ctrl-C stops it.")
 	if c.ingest != "" {
 		fmt.Fprintf(out, "  send     tcp://%s    loggregator-agent run -server tcp://%[1]s --app NAME -- COMMAND\n", c.ingest)
@@ -173,6 +184,9 @@ func announce(out io.Writer, c config, set *drain.Set) {
 		for _, p := range set.Providers() {
 			fmt.Fprintf(out, "  drains   %d, as %s says; it is followed\n", p.Bindings, p.Name)
 		}
+	}
+	if c.recentDir != "" {
+		fmt.Fprintf(out, "  recent   %s holds %d records of %d sources from before\n", c.recentDir, found.Records, found.Rings)
 	}
 }
 

@@ -28,6 +28,8 @@ func metrics(router *loggregator.Router, server *transport.Server, handler *http
 		const gone = "Records given up by the rings, by reason."
 		figure("records_gone_total", gone, float64(r.Evicted), "reason", "budget")
 		figure("records_gone_total", gone, float64(r.Expired), "reason", "age")
+		figure("records_recovered_total", "Records found in -recent-dir at the start.", float64(r.Recovered))
+		figure("recent_dir_errors_total", "Writes to -recent-dir that failed; its files will not be whole.", float64(r.DirErrors))
 		figure("records_held", "Records in the rings.", float64(r.Held))
 		figure("bytes_held", "Bytes of the records in the rings.", float64(r.Bytes))
 		figure("budget_bytes", "Memory that the rings may take.", float64(r.Budget))
