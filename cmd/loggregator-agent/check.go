@@ -70,8 +70,10 @@ func (k *checker) check() {
 		_, err := transport.TLSFiles{CA: c.TLS.CA, Cert: c.TLS.Cert, Key: c.TLS.Key}.Client()
 		k.bad(err)
 	}
-	if c.State != "" {
-		k.bad(writable(c.State))
+	for _, dir := range []string{c.State, c.Dir} {
+		if dir != "" {
+			k.bad(writable(dir))
+		}
 	}
 	for i := range c.Files {
 		k.files(&c.Files[i])
@@ -211,11 +213,11 @@ func writable(dir string) error {
 			err = fmt.Errorf("%s is no directory", parent)
 		}
 		if err != nil {
-			return fmt.Errorf("state: %w", err)
+			return fmt.Errorf("a directory is wanted that can be written: %w", err)
 		}
 		f, err := os.CreateTemp(parent, ".check-*")
 		if err != nil {
-			return fmt.Errorf("state: %w", err)
+			return fmt.Errorf("a directory is wanted that can be written: %w", err)
 		}
 		f.Close()
 		return os.Remove(f.Name())

@@ -27,6 +27,7 @@ type config struct {
 	Servers strs              `yaml:"servers"`
 	TLS     tlsConfig         `yaml:"tls"`
 	Memory  size              `yaml:"memory"`
+	Dir     string            `yaml:"memory_dir"`
 	State   string            `yaml:"state"`
 	Ops     string            `yaml:"ops"`
 	Grace   duration          `yaml:"grace"`

@@ -31,7 +31,8 @@ const daemonHelp = `Usage: loggregator-agent daemon CONFIG
 Collects logs on this machine, as the file says, and brings them to servers:
 files, sockets of containers, syslog, Logplex's HTTP, dropsonde, and what agents
 and programs send natively. "loggregator-agent check CONFIG" says what it would
-collect. A file to begin with:
+collect, "loggregator-agent example" prints a file that shows everything it can
+be told. One to begin with:
 
   state: /var/lib/loggregator-agent
   files:
@@ -109,7 +110,10 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 		return err
 	}
 	defer unlock()
-	router := loggregator.New(&loggregator.Options{Budget: int64(c.Memory), MaxAge: keep})
+	router, err := loggregator.Open(&loggregator.Options{Budget: int64(c.Memory), MaxAge: keep, Dir: c.Dir})
+	if err != nil {
+		return fmt.Errorf("memory_dir: %w", err)
+	}
 	defer router.Close()
 	current, err := transport.TLSFiles{CA: c.TLS.CA, Cert: c.TLS.Cert, Key: c.TLS.Key, Logger: log}.Client()
 	if err != nil {
@@ -308,7 +312,8 @@ func (d *collector) reload(path string, stdout io.Writer) {
 	changed = slices.Compact(changed)
 	if len(fixed) > 0 {
 		fmt.Fprintf(stdout, "Reload: %s changed, which takes a restart.\n", strings.Join(fixed, ", "))
-		c.Servers, c.TLS, c.Memory, c.State, c.Ops, c.Grace = d.config.Servers, d.config.TLS, d.config.Memory, d.config.State, d.config.Ops, d.config.Grace
+		was := d.config
+		c.Servers, c.TLS, c.Memory, c.Dir, c.State, c.Ops, c.Grace = was.Servers, was.TLS, was.Memory, was.Dir, was.State, was.Ops, was.Grace
 	}
 	if len(changed) == 0 {
 		fmt.Fprintln(stdout, "Reload: nothing that is collected has changed.")
@@ -343,7 +348,11 @@ func (d *collector) finish(ctx context.Context, stdout io.Writer) error {
 		if why == "" && linkErr != nil {
 			why = linkErr.Error()
 		}
-		fmt.Fprintf(stdout, "%d records were not delivered: %s. Those of files are read again at the next start; others are lost.\n", left, why)
+		then := "Those of files are read again at the next start; others are lost."
+		if d.config.Dir != "" {
+			then = "They are kept, and sent at the next start."
+		}
+		fmt.Fprintf(stdout, "%d records were not delivered: %s. %s\n", left, why, then)
 		return errors.Join(err, &daemon.Exit{Code: 1})
 	}
 	return err

@@ -309,6 +309,81 @@ func TestDaemonNobodyThere(t *testing.T) {
 	}
 }
 
+// TestDaemonMemoryDir: with a directory for its memory, a daemon that is killed
+// has lost nothing of what nobody can ask for again.
+func TestDaemonMemoryDir(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	dir, err := os.MkdirTemp("", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	d := startDaemon(t, fmt.Sprintf("servers: tcp://%s\nmemory_dir: %s/memory\nops: %s\nsyslog:\n  - {listen: 'unix://%[2]s/s', app: shop}\n", addr, dir, freePort(t)))
+	const lines = 1000
+	send := func(from int) {
+		conn, err := net.Dial("unix", dir+"/s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for i := range lines {
+			fmt.Fprintf(conn, "<14>1 2026-01-02T03:04:05Z host prog - - - %d x\n", from+i)
+		}
+	}
+	taken := func(n int) {
+		t.Helper()
+		want := fmt.Sprintf("loggregator_agent_records_total{name=\"syslog 1\",section=\"syslog\"} %d\n", n)
+		var body string
+		d.says("/debug/pprof")
+		eventually(t, func() bool {
+			resp, err := http.Get("http://" + strings.Fields(d.ops())[0] + "/metrics")
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			data, _ := io.ReadAll(resp.Body)
+			body = string(data)
+			return strings.Contains(body, want)
+		}, func() string { return body })
+	}
+	send(0)
+	taken(lines)
+	d.end(syscall.SIGKILL)
+	d.start()
+	send(lines)
+	taken(lines)
+	if ln, err = net.Listen("tcp", addr); err != nil {
+		t.Skip(err)
+	}
+	s := serve(t, ln, nil)
+	eventually(t, func() bool { times, _ := s.tally("shop"); return len(times) >= 2*lines }, d.out.String)
+	d.end(syscall.SIGKILL)
+	d.start()
+	send(2 * lines)
+	eventually(t, func() bool { times, _ := s.tally("shop"); return len(times) >= 3*lines }, d.out.String)
+	d.end(syscall.SIGTERM)
+	times, told := s.tally("shop")
+	for i := range 3 * lines {
+		if times[i] != 1 {
+			t.Fatalf("line %d came %d times", i, times[i])
+		}
+	}
+	if told != 0 {
+		t.Errorf("told of %d missing", told)
+	}
+}
+
+// ops is the operators' address, by what the daemon has announced.
+func (d *daemonProcess) ops() string {
+	_, after, _ := strings.Cut(d.out.String(), "operate    http://")
+	return after
+}
+
 // TestDaemonTwice: a second daemon does not share the positions of the first.
 func TestDaemonTwice(t *testing.T) {
 	s := newServer(t)

@@ -8,6 +8,7 @@
 package main
 
 import (
+	_ "embed"
 	"fmt"
 	"io"
 	"os"
@@ -46,8 +47,14 @@ Commands:
   run     run a program, or read standard input, and send its lines
   daemon  collect logs on this machine
   check   say what the daemon would collect
+  example print a file for the daemon that shows everything it can be told
   help    this text; "loggregator-agent COMMAND -help" tells more of each
 `
+
+// example shows everything that the daemon can be told.
+//
+//go:embed example.yaml
+var example string
 
 // Statuses that are the agent's own, by the custom of env, timeout and docker.
 // Anything else is the status of the program that was run.
@@ -66,6 +73,10 @@ var commands = map[string]func(args []string, std stdio) error{
 	"run":    run,
 	"daemon": runDaemon,
 	"check":  runCheck,
+	"example": func(_ []string, std stdio) error {
+		_, err := io.WriteString(std.out, example)
+		return err
+	},
 }
 
 func main() {

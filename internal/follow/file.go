@@ -45,7 +45,7 @@ type file struct {
 
 	hot     bool  // there may be something to read
 	told    bool  // something has changed in it
-	polled  bool  // nothing tells when it grows
+	linked  bool  // is a symbolic link: nothing tells when it grows
 	wide    bool  // what comes next is long
 	end     int64 // how far it was looked at
 	grew    time.Time
@@ -331,7 +331,7 @@ func (f *Follower) truncated(fl *file, now time.Time) {
 	f.version++
 	if l := f.tree.dirs[dirOf(fl.path)]; l != nil {
 		l.dirty = true
-		f.scan(now, false)
+		f.scan(now, lookTold)
 	}
 	rest := f.adopt(fl, now)
 	if rest == nil {

@@ -232,15 +232,18 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var full time.Time // when everything is looked at next
+	var full, tick time.Time // when everything, and what is not watched, is looked at next
 	for ctx.Err() == nil {
 		now := time.Now()
-		all := !now.Before(full)
-		if all {
-			full = now.Add(interval)
+		look := lookTold
+		if !now.Before(tick) {
+			look, tick = lookUnwatched, now.Add(f.opts.Poll)
+		}
+		if !now.Before(full) {
+			look, full = lookAll, now.Add(interval)
 		}
 		wait := f.opts.Poll
-		switch f.pass(now, all) {
+		switch f.pass(now, look) {
 		case passMore:
 			continue
 		case passHeld:
@@ -269,6 +272,13 @@ const (
 	maxPass   = 200 * time.Millisecond
 )
 
+// What a pass looks at.
+const (
+	lookTold      = iota // what is known to have changed
+	lookUnwatched        // and that of which nothing is told
+	lookAll
+)
+
 // What a pass ended with.
 const (
 	passDone = iota // everything has been read
@@ -276,17 +286,20 @@ const (
 	passHeld        // the Writer can take no more
 )
 
-// pass looks at files once: at all, or at those that something is known of, and
-// reads what there is.
-func (f *Follower) pass(now time.Time, all bool) int {
+// pass looks at files once, and reads what there is.
+func (f *Follower) pass(now time.Time, look int) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.notifier != nil && f.hear() {
-		all = true
+		look = lookAll
 	}
-	f.scan(now, all)
-	for _, fl := range f.files {
-		fl.hot = fl.hot || all || f.notifier == nil || fl.polled
+	f.scan(now, look)
+	if look != lookTold {
+		for _, fl := range f.files {
+			if look == lookAll || fl.linked || !f.tree.watches(dirOf(fl.path)) {
+				fl.hot = true
+			}
+		}
 	}
 	outcome := f.readAll(now)
 	f.retire(now)

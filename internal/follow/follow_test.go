@@ -88,7 +88,7 @@ func (b *bench) look(later ...time.Duration) *bench {
 	for _, d := range later {
 		b.now = b.now.Add(d)
 	}
-	for b.f.pass(b.now, true) == passMore {
+	for b.f.pass(b.now, lookAll) == passMore {
 	}
 	return b
 }

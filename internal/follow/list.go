@@ -38,15 +38,20 @@ type tree struct {
 	watch func(dir string) bool // nil: nothing tells of changes
 }
 
-// changed reports whether any directory may have. Those that are watched are
-// looked at only if all.
-func (t *tree) changed(all bool) bool {
+// changed reports whether any directory may have changed.
+func (t *tree) changed(look int) bool {
 	for path, l := range t.dirs {
-		if l.dirty || (all || !l.watched || l.links) && l.stale(path) {
+		if l.dirty || (look == lookAll || look == lookUnwatched && (!l.watched || l.links)) && l.stale(path) {
 			return true
 		}
 	}
 	return len(t.dirs) == 0
+}
+
+// watches reports whether changes in the directory are told.
+func (t *tree) watches(dir string) bool {
+	l := t.dirs[dir]
+	return l != nil && l.watched
 }
 
 func (l *listing) stale(path string) bool {

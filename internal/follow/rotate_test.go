@@ -184,7 +184,7 @@ func BenchmarkFollow(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		for f.pass(time.Now(), true) == passMore {
+		for f.pass(time.Now(), lookAll) == passMore {
 		}
 		if s := f.Stats(); s.Records != lines || s.Refused != 0 {
 			b.Fatalf("%+v", s)

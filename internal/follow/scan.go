@@ -79,8 +79,8 @@ func (g *Group) MatchPath(path string) (vars map[string]string, ok bool) {
 }
 
 // scan looks at the names in the directories, if they may have changed.
-func (f *Follower) scan(now time.Time, all bool) {
-	if !f.tree.changed(all) {
+func (f *Follower) scan(now time.Time, look int) {
+	if !f.tree.changed(look) {
 		f.looked = now
 		return
 	}
@@ -214,7 +214,7 @@ func (f *Follower) add(m found, first bool, now time.Time) {
 		f.ignored[key] = true
 		return
 	}
-	fl.polled, fl.seen = m.entry.link, true
+	fl.linked, fl.seen = m.entry.link, true
 	names := f.homes[dirOf(m.path)]
 	if names == nil {
 		names = make(map[string]*file)
@@ -352,7 +352,7 @@ func (f *Follower) sibling(live *file, path string, e *entry, now time.Time) {
 		f.lookAgain(path)
 		return
 	}
-	fl.seen, fl.polled, fl.grew, fl.drained = true, e.link, now, false
+	fl.seen, fl.linked, fl.grew, fl.drained = true, e.link, now, false
 	if !f.restore(fl) {
 		info, err := fl.f.Stat()
 		if err == nil && info.Size() == 0 {
