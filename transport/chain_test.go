@@ -39,7 +39,7 @@ func TestChain(t *testing.T) {
 	if why.exact < seeds*3/4 {
 		t.Error("told twice too often")
 	}
-	for _, r := range []envelope.Reason{envelope.ReasonEmitter, envelope.ReasonAgent, envelope.ReasonLink} {
+	for _, r := range []envelope.Reason{envelope.ReasonAgent, envelope.ReasonLink} {
 		if why.missing[r] == 0 && !testing.Short() {
 			t.Errorf("nothing was missing because of: %s", r)
 		}
@@ -205,4 +205,113 @@ func chain(t *testing.T, seed uint64, why *reasons) {
 	for _, m := range makers {
 		m.Close()
 	}
+}
+
+// Where and why records were lost is told at the end of the chain, in their
+// place.
+func TestReasons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		maker := loggregator.New(&loggregator.Options{Budget: 1}) // that is MinBudget
+		agent := newHop(t, network, "agent:1", nil)
+		server := newHop(t, network, "server:1", nil)
+		l, err := transport.NewLink("tcp://agent:1", maker, &transport.LinkOptions{DialContext: network.DialContext, Reason: envelope.ReasonEmitter})
+		if err != nil {
+			t.Fatal(err)
+		}
+		up := link(t, network, "server:1", agent)
+		flush := func() {
+			t.Helper()
+			for _, l := range []*transport.Link{l, up} {
+				if err := l.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		emit(t, maker, "m", "app", 0, 1)
+		flush()
+		emit(t, maker, "m", "app", 1, 30_000) // at once: the link does not get to read it
+		flush()
+		agent.hangUp(t)
+		time.Sleep(time.Second)
+		emit(t, maker, "m", "app", 30_001, 30_000)
+		time.Sleep(time.Minute)
+		agent.listen(t, network, "agent:1")
+		flush()
+		emit(t, maker, "m", "other", 0, 1)
+		flush()
+		records, told := uint64(0), ""
+		for b := range server.Batches(t.Context(), envelope.Query{Select: []envelope.Selector{{SourceID: "app"}}, History: true}) {
+			for e := range b.All() {
+				if n, reason, ok := e.Missed(); ok {
+					told += fmt.Sprintf("after %d records: %s; ", records, reason)
+					records += n
+					if app, _ := e.Tag(envelope.TagAppName); string(app) != "app" {
+						t.Errorf("told in the stream of %q", app)
+					}
+				} else {
+					records++
+				}
+			}
+		}
+		if want := "after 1 records: emitter full; after 30001 records: link down too long; "; records != 60_001 || told != want {
+			t.Errorf("%d records; %s", records, told)
+		}
+		if s := l.Stats(); s.MissedFor[envelope.ReasonEmitter] == 0 || s.MissedFor[envelope.ReasonLink] == 0 {
+			t.Errorf("%+v", s)
+		}
+		if s := server.Stats(); s.Lost != 0 {
+			t.Errorf("lost once more on the second hop: %+v", s)
+		}
+		l.Close()
+		up.Close()
+		for _, h := range []*hop{agent, server} {
+			h.hangUp(t)
+			h.Close()
+		}
+		maker.Close()
+	})
+}
+
+// FuzzRouter asks of a router, whatever numbers batches come with, that it keeps
+// its books.
+func FuzzRouter(f *testing.F) {
+	record := envelope.AppendLog(nil, envelope.Identity{SourceID: "a"}.Encode(), 1, envelope.Out, []byte("x"))
+	for _, b := range []envelope.Batch{
+		{Count: 1},
+		{Count: 1, Stream: 7, First: 5, Next: 6, Missed: 3, From: 2, Reason: envelope.ReasonRate},
+		{Count: 1, Stream: 7, First: 9, Next: 10, Told: 2, Begin: 1, Ring: 9, Position: 40, Missed: 1},
+		{Count: 1, Stream: 8, First: 1 << 63, Next: 1<<63 + 1, Ring: 9, Position: 2},
+	} {
+		f.Add(append(b.AppendHeader(nil), record...), append(b.AppendHeader(nil), record...))
+	}
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		r := loggregator.New(nil)
+		defer r.Close()
+		count := uint64(0)
+		for _, msg := range [][]byte{first, second, second} {
+			b, err := envelope.ParseBatch(append([]byte(nil), msg...))
+			if err != nil {
+				return
+			}
+			count += uint64(b.Count)
+			if err := r.WriteBatch(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := r.Stats()
+		if n := s.Accepted + s.Repeated + s.Malformed + s.TooLarge + s.BadSourceID + s.MixedSource + s.NoRoom; n != count {
+			t.Fatalf("%d records came: %+v", count, s)
+		}
+		if s.Accepted+s.Marked != s.Held {
+			t.Fatalf("%+v", s)
+		}
+		n := uint64(0)
+		for _, k := range s.LostFor {
+			n += k
+		}
+		if n != s.Lost {
+			t.Fatalf("%+v", s)
+		}
+	})
 }

@@ -1,10 +1,13 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -253,4 +256,54 @@ func TestDatagramsJoined(t *testing.T) {
 	if st := s.Stats(); st.Batches != 7 || st.Records != 7 || st.Missed != 2 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// FuzzDatagrams asks that it makes no difference to the Writer, beside the number
+// of batches, whether datagrams come together or one by one.
+func FuzzDatagrams(f *testing.F) {
+	b := batchOf("app", 10)
+	f.Add(AppendDatagram(nil, b, nil), AppendDatagram(nil, b, nil), []byte("<14>hello"))
+	b.Stream, b.First, b.Next, b.Ring, b.Position = 7, 1, 2, 7, 2
+	c := b
+	c.First, c.Next, c.Position = 2, 3, 3
+	f.Add(AppendDatagram(nil, b, nil), AppendDatagram(nil, c, nil), AppendDatagram(nil, b, nil))
+	f.Fuzz(func(t *testing.T, one, two, three []byte) {
+		run := func(each bool) (got []string, st ServerStats) {
+			s := NewServer(envelope.WriterFunc(func(_ context.Context, b envelope.Batch) error {
+				if b.Missed > 0 {
+					got = append(got, fmt.Sprint("missed ", b.Missed, b.Reason))
+				}
+				if b.Next < b.First || b.Next-b.First < uint64(b.Count) && b.Stream != 0 {
+					t.Errorf("%+v", b)
+				}
+				n := b.First
+				for e, err := range b.All() {
+					if err != nil {
+						t.Error(err)
+					}
+					got = append(got, fmt.Sprint(b.Stream, n, []byte(e)))
+					if b.Stream != 0 {
+						n++
+					}
+				}
+				return nil
+			}), nil)
+			in := &intake{s: s, v: newVerifier(nil), known: s.newcomers()}
+			for _, msg := range [][]byte{one, two, three} {
+				if f := in.take(bytes.Clone(msg), netip.AddrPort{}); f != nil {
+					in.refuse(f, netip.AddrPort{})
+				}
+				if each {
+					in.flush()
+				}
+			}
+			in.flush()
+			return got, s.Stats()
+		}
+		got, st := run(false)
+		want, wantSt := run(true)
+		if !slices.Equal(got, want) || st.Records != wantSt.Records || st.Batches != wantSt.Batches || !maps.Equal(st.Refused, wantSt.Refused) {
+			t.Errorf("together %q, %+v\none by one %q, %+v", got, st, want, wantSt)
+		}
+	})
 }

@@ -131,7 +131,7 @@ func (in *intake) continues(b *envelope.Batch) bool {
 	if b.Stream == 0 {
 		return true
 	}
-	return b.First == j.Next && b.Next == b.First+uint64(b.Count) && b.From|b.Told == 0 &&
+	return b.First == j.Next && j.Next == j.First+uint64(j.Count) && b.Next == b.First+uint64(b.Count) && b.From|b.Told == 0 &&
 		b.Ring == j.Ring && b.Position == j.Position+uint64(b.Count)
 }
 
