@@ -205,7 +205,9 @@ func (a *arena) drop(i uint32) {
 	if a.dir != nil {
 		a.saved(int(i), false)
 		a.dir.removeChunk(int(i), c.mem)
-	} else if !a.region.giveBack(int(i), c.mem) {
+	} else if a.region.holds(int(i), c.mem) {
+		a.region.giveBack(int(i))
+	} else {
 		freeMemory(c.mem)
 	}
 	a.free -= a.perChunk() - c.used
@@ -217,7 +219,7 @@ func (a *arena) drop(i uint32) {
 // close unmaps everything. Files stay.
 func (a *arena) close() {
 	for i := range a.chunks {
-		if mem := a.chunks[i].mem; mem != nil && !a.region.giveBack(i, mem) {
+		if mem := a.chunks[i].mem; mem != nil && !a.region.holds(i, mem) {
 			freeMemory(mem)
 		}
 	}

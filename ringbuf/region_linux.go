@@ -53,17 +53,18 @@ func (g *region) chunk(i, size int) []byte {
 	return g.mem[at : at+size : at+size]
 }
 
-// giveBack reports whether the memory was that of chunk i, whose address space
-// stays.
-func (g *region) giveBack(i int, mem []byte) bool {
+// holds reports whether the memory is that of chunk i here.
+func (g *region) holds(i int, mem []byte) bool {
 	at := i * g.step
-	if g.mem == nil || at+g.step > len(g.mem) || &g.mem[at] != &mem[0] {
-		return false
-	}
+	return at < len(g.mem) && &g.mem[at] == &mem[0]
+}
+
+// giveBack gives the memory of chunk i back; its address space stays.
+func (g *region) giveBack(i int) {
 	g.ahead.Wait()
-	unix.Madvise(g.mem[at:at+g.step], unix.MADV_DONTNEED)
-	unix.Madvise(g.mem[at:at+g.step], unix.MADV_NOHUGEPAGE) // or the system fills the hole again
-	return true
+	mem := g.mem[i*g.step : (i+1)*g.step]
+	unix.Madvise(mem, unix.MADV_DONTNEED)
+	unix.Madvise(mem, unix.MADV_NOHUGEPAGE) // or the system fills the hole again
 }
 
 func (g *region) close() {
