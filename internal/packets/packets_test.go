@@ -76,7 +76,7 @@ func TestServe(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pc, c := open()
 			defer c.Close()
-			const total = 200
+			const total = 100
 			k := &taker{last: "end", done: make(chan struct{})}
 			var s Sockets
 			result := make(chan error, 1)

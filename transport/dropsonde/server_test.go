@@ -255,6 +255,7 @@ func TestServer(t *testing.T) {
 		c.Write(marshal(t, &v1pb.Envelope{Origin: new(fmt.Sprint("o", i%3)), EventType: new(int32(8)), Error: &v1pb.Error{Source: new("s"), Code: new(int32(0)), Message: new(fmt.Sprint(i / 3))}}))
 		if i%50 == 0 {
 			c.Write([]byte("rubbish"))
+			dst.Wait(i) // no more on the way than a socket has room for
 		}
 	}
 	dst.Wait(total)

@@ -175,7 +175,10 @@ action(type="omfwd" target="127.0.0.1" port="%d" protocol=%q TCP_Framing=%q temp
 				}
 			}
 			defer c.Close()
-			const total = 500
+			total := 500
+			if test.protocol == "udp" {
+				total = 50 // as many as a socket has room for
+			}
 			text := func(i int) string {
 				if i == 7 {
 					return "long " + strings.Repeat("é", 10000)
@@ -201,7 +204,7 @@ action(type="omfwd" target="127.0.0.1" port="%d" protocol=%q TCP_Framing=%q temp
 					t.Fatalf("record %d: time %s", i, r.Time)
 				}
 			}
-			if st := s.Stats(); st.Messages != total || st.Unparsed != 0 || len(st.Refused) > 0 || st.Split > 0 {
+			if st := s.Stats(); st.Messages != uint64(total) || st.Unparsed != 0 || len(st.Refused) > 0 || st.Split > 0 {
 				t.Errorf("%+v", st)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -164,7 +165,7 @@ func TestTLS(t *testing.T) {
 		}
 		address := ln.Addr().String()
 		dst := taken.New(t)
-		o := &Options{MessageTimeout: 50 * time.Millisecond}
+		o := &Options{MessageTimeout: time.Second}
 		if own {
 			ln = tls.NewListener(ln, serverTLS)
 		} else {
@@ -173,15 +174,20 @@ func TestTLS(t *testing.T) {
 		s := NewServer(dst, o)
 		result := make(chan error, 1)
 		go func() { result <- s.Serve(ln) }()
+		var wg sync.WaitGroup
 		for _, send := range []string{"<14>1 - - a - - - hello\n", "", "\x16\x03\x01"} { // plain, silent, half a hello
-			bad, err := net.Dial("tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			io.WriteString(bad, send)
-			io.Copy(io.Discard, bad) // until it is closed
-			bad.Close()
+			wg.Go(func() {
+				bad, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				io.WriteString(bad, send)
+				io.Copy(io.Discard, bad) // until it is closed
+				bad.Close()
+			})
 		}
+		wg.Wait()
 		good, err := tls.Dial("tcp", address, clientTLS)
 		if err != nil {
 			t.Fatal(err)
@@ -214,4 +220,39 @@ func TestAllocs(t *testing.T) {
 	if st := s.Stats(); st.Records != 2*101 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// BenchmarkDatagrams is what a message costs over UDP, its sending included.
+func BenchmarkDatagrams(b *testing.B) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := NewServer(discard{}, nil)
+	result := make(chan error, 1)
+	go func() { result <- s.ServePacket(pc) }()
+	c, err := net.Dial("udp", pc.LocalAddr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	message := []byte(`<14>1 2026-02-03T04:05:06.123456Z web-1 shop 17 - [meta@1 k="v"] at=info method=GET path="/orders/17" host=shop.example.com request_id=8601b555 fwd="204.204.204.204" connect=1ms service=18ms status=200 bytes=13`)
+	b.SetBytes(int64(len(message)))
+	b.ReportAllocs()
+	sent := uint64(0)
+	for b.Loop() {
+		if _, err := c.Write(message); err != nil {
+			b.Fatal(err)
+		}
+		// No more on the way than a socket has room for.
+		for sent++; sent-s.counts.datagrams.Load() > 500; {
+			runtime.Gosched()
+		}
+	}
+	for deadline := time.Now().Add(time.Second); s.counts.datagrams.Load() < sent && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	s.Close()
+	<-result
+	c.Close()
+	b.ReportMetric(float64(sent-s.Stats().Records), "lost")
 }
