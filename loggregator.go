@@ -455,6 +455,11 @@ func (r *Router) end() {
 	r.closed = true
 	r.late.deliver()
 	close(r.ending)
+	for s := range r.subs {
+		if s.onNews != nil {
+			s.onNews()
+		}
+	}
 	if len(r.subs) == 0 {
 		close(r.gone)
 	}

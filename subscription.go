@@ -24,6 +24,8 @@ type subscription struct {
 	group  *group // that shares the sources; nil: none
 	member uint64 // number of this member
 
+	onNews func() // of one that sleeps: called instead of queueing
+
 	mu    sync.Mutex
 	queue []*feed
 	wake  chan struct{} // capacity 1
@@ -276,6 +278,10 @@ func (s *subscription) start(f *feed) {
 
 // mark queues a feed that has news. It is called by writers.
 func (s *subscription) mark(f *feed) {
+	if s.onNews != nil {
+		s.onNews()
+		return
+	}
 	s.mu.Lock()
 	if f.queued {
 		s.mu.Unlock()
