@@ -72,7 +72,7 @@ func (s *sender) sleep(wait time.Duration) bool {
 	if idle {
 		// All that was read is good, so this is all there is to know.
 		s.feed.read, s.feed.counted = envelope.Cursor{}, nil
-		s.stopFeed, s.fed, s.sent = nil, nil, nil
+		s.stopFeed, s.fed, s.sent, s.feed.ready, s.feed.space = nil, nil, nil, nil, nil
 	}
 	s.feed.mu.Unlock()
 	if !idle {
@@ -123,6 +123,7 @@ func (s *sender) rise() {
 	}
 	s.feed.mu.Lock()
 	s.feed.counted = make(map[envelope.StreamID]uint64)
+	s.feed.ready, s.feed.space = make(chan struct{}, 1), make(chan struct{}, 1)
 	s.feed.mu.Unlock()
 	s.roseAt, s.resting = time.Now(), false
 	s.startFeed(s.again(s.feed.good))
