@@ -263,6 +263,54 @@ func TestMissedInPlace(t *testing.T) {
 	}
 }
 
+// TestConcurrent: whoever sends a frame, however often, at whatever time: each of
+// its messages is taken once.
+func TestConcurrent(t *testing.T) {
+	dst := taken.New(t)
+	fails := 0
+	var mu sync.Mutex
+	h := handler(t, envelope.WriterFunc(func(ctx context.Context, b envelope.Batch) error {
+		mu.Lock()
+		fails++
+		fail := fails%7 == 0
+		mu.Unlock()
+		if fail {
+			return errors.New("full")
+		}
+		return dst.WriteBatch(ctx, b)
+	}), nil)
+	const senders, frames, lines = 4, 50, 20
+	var wg sync.WaitGroup
+	for range senders {
+		wg.Go(func() {
+			for f := range frames {
+				var messages []string
+				for i := range lines {
+					messages = append(messages, fmt.Sprintf("<190>1 - host app web.1 - %d/%d", f, i))
+				}
+				for code := 503; code == 503; {
+					code = post(h, body(messages...), "Logplex-Frame-Id: "+strconv.Itoa(f), "Logplex-Drain-Token: d.1").Code
+				}
+			}
+		})
+	}
+	wg.Wait()
+	seen := make(map[string]int)
+	for _, r := range dst.Take() {
+		seen[r.Text]++
+	}
+	for f := range frames {
+		for i := range lines {
+			if text := fmt.Sprintf("%d/%d", f, i); seen[text] != 1 {
+				t.Fatalf("%s was taken %d times", text, seen[text])
+			}
+		}
+	}
+	if s := h.Stats(); s.RepeatedFrames != (senders-1)*frames || s.Lost == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestBusy: a frame that comes again while it is being taken is put off, not
 // taken twice and not said to be taken.
 func TestBusy(t *testing.T) {

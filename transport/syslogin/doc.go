@@ -30,7 +30,10 @@
 //
 // Source, instance and tags of a record come from Options.Identify, which sees
 // an [Origin]. By default the program's name is the source id and the name of
-// the application, and the host is the instance; see [Origin.Identity].
+// the application, and the host is the instance; see [Origin.Identity]. Syslog
+// proves nothing of this: whoever reaches the port can say any name, and in
+// tags@47450 any tag that Identify does not give. Beyond loopback that asks for
+// TLS with client certificates, or for tags of Identify, which win.
 //
 // # Delivery
 //

@@ -53,6 +53,7 @@ func untimed(all []taken.Record) []taken.Record {
 // and of its text nothing is lost but line ends.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte("<14>1 - - a - - - one\n22 <14>1 - - a - - - two\r\n\x00three\n12 monkeys\n"), uint64(1))
+	f.Add([]byte("<14>1 2026-01-02T03:04:05Z h\xff a\xc3 p m [a b=\"\xff\\\"\"][tags@47450 app_name=\"x\" \xc3=\"\"][e] x\n"), uint64(4))
 	f.Add([]byte("9 <14>hello<14>hello\n5 <14>x"), uint64(2))
 	f.Add(bytes.Repeat([]byte("éa"), 2000), uint64(3))
 	f.Add(append([]byte("3000 <14>"), bytes.Repeat([]byte("éa"), 2000)...), uint64(3))
