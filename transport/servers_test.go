@@ -311,6 +311,46 @@ func TestMoveWaits(t *testing.T) {
 	})
 }
 
+// A router that shuts down lets a link to several servers finish, even if one of
+// them is not there; what it cannot hand over in time is counted.
+func TestServersSourceEnds(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		t.Run(fmt.Sprint("gone=", gone), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, 2, nil, nil)
+				f.emit("app-0", 1)
+				f.settled()
+				if gone {
+					f.stop(f.names[0])
+				}
+				for i := range 20 {
+					f.emit(fmt.Sprint("app-", i), 100)
+				}
+				if gone {
+					time.Sleep(time.Second) // so that all are read
+				}
+				if err := f.maker.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				begun := time.Now()
+				if left, err := f.link.Shutdown(ctx); left != 0 || err != nil || time.Since(begun) > time.Second {
+					t.Errorf("%d left, %v after %v, %+v", left, err, time.Since(begun), f.link.Stats())
+				}
+				total := 0
+				for _, r := range f.lives {
+					total += int(r.Stats().Accepted)
+				}
+				if total != 2001 {
+					t.Errorf("%d arrived", total)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
 // TestServersComeAndGo stops, restarts, replaces, swallows and flaps servers at
 // random, over connections that tear: everything arrives, in order, and nobody
 // is told of a loss.
