@@ -157,7 +157,7 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now().UnixNano()
+	now := s.clock.Now()
 	if s.closed || r.removed {
 		done.Refused = uint64(b.Count)
 		return done

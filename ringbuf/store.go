@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/clock"
 )
 
 // Defaults and bounds of Options.
@@ -64,6 +65,7 @@ var ErrClosed = errors.New("ringbuf: closed")
 type Store struct {
 	mu     sync.Mutex
 	arena  arena
+	clock  clock.Clock
 	budget int64
 	maxAge int64
 	used   int64 // bytes charged: blocks, rings, runs, origins
