@@ -5,8 +5,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -198,6 +204,26 @@ func TestDaemonKilled(t *testing.T) {
 	eventually(t, func() bool { times, _ := s.tally("shop"); return times[a.next-1] == 1 }, d.out.String)
 	if now := s.router.Stats(); now.Accepted-was.Accepted != 1 || now.Repeated != was.Repeated {
 		t.Errorf("read again: %d accepted, %d repeated", now.Accepted-was.Accepted, now.Repeated-was.Repeated)
+	}
+}
+
+// TestDaemonNewServer: a server that knows nothing of what was sent to the one
+// before it is not told that it has missed that.
+func TestDaemonNewServer(t *testing.T) {
+	dir := t.TempDir()
+	a := &appender{t: t, path: filepath.Join(dir, "shop.log")}
+	first, second := newServer(t), newServer(t)
+	config := "servers: %s\nstate: %s/state\nfiles:\n  - paths: %[2]s/{app}.log\n"
+	d := startDaemon(t, fmt.Sprintf(config, first.addr, dir))
+	a.write(100)
+	eventually(t, func() bool { times, _ := first.tally("shop"); return len(times) == 100 }, d.out.String)
+	d.end(syscall.SIGTERM)
+	a.write(1)
+	d = startDaemon(t, fmt.Sprintf(config, second.addr, dir))
+	eventually(t, func() bool { times, _ := second.tally("shop"); return times[100] == 1 }, d.out.String)
+	d.end(syscall.SIGTERM)
+	if times, told := second.tally("shop"); len(times) != 1 || told != 0 {
+		t.Errorf("%d lines, told of %d missing", len(times), told)
 	}
 }
 
@@ -499,6 +525,54 @@ logplex:
 	d.start() // where the sockets of the one before would be in the way
 	d.end(syscall.SIGKILL)
 	d.start()
+	d.end(syscall.SIGTERM)
+}
+
+// TestDaemonTLS: a native listener with TLS lets only those in who show a
+// certificate that it trusts.
+func TestDaemonTLS(t *testing.T) {
+	s := newServer(t)
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, block := range map[string]*pem.Block{
+		cert: {Type: "CERTIFICATE", Bytes: der},
+		key:  {Type: "PRIVATE KEY", Bytes: pkcs8},
+	} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	addr := freePort(t)
+	d := startDaemon(t, fmt.Sprintf("servers: %s\nnative:\n  - {listen: 'tls://%s', tls: {cert: %s, key: %s, ca: %[3]s}}\n", s.addr, addr, cert, key))
+	send := func(text string, flags ...string) error {
+		args := append([]string{"run", "-server", "tls://" + addr, "--app", "x", "-tls-ca", cert}, flags...)
+		return exec.Command(agent, append(args, "--", "echo", text)...).Run()
+	}
+	send("stranger", "-flush-timeout", "300ms")
+	if err := send("known", "-tls-cert", cert, "-tls-key", key); err != nil {
+		t.Error(err)
+	}
+	eventually(t, func() bool { return len(s.lines(envelope.Out)) > 0 }, d.out.String)
+	if lines := s.lines(envelope.Out); len(lines) != 1 || lines[0] != "known" {
+		t.Errorf("%q", lines)
+	}
 	d.end(syscall.SIGTERM)
 }
 

@@ -16,9 +16,10 @@
 //
 // A rotated file is found in the directory where it was, if its name is the old
 // one with a number, a date or "old" added ("app.log.1", "app.log-20260102",
-// "app-2026-01-02.log"). Names that end as compressed files do (".gz") are never
-// read. Two files that agree in their first KiB, one of them rotated, are taken
-// for copies of each other.
+// "app-2026-01-02.log"); moved to another directory, it is read to its end if it
+// was open. Names that end as compressed files do (".gz") are never read. A
+// rotated file of which all, or the first 64 KiB, are what the file of its old
+// name begins with is taken for a copy of that.
 //
 // # Delivery
 //

@@ -116,6 +116,32 @@ func TestThousandRotations(t *testing.T) {
 	}
 }
 
+// TestNoMoreWatches: where nothing tells of changes, though it could, files are
+// looked at as often as without.
+func TestNoMoreWatches(t *testing.T) {
+	n, err := newNotifier()
+	if err != nil {
+		t.Skip(err)
+	}
+	defer n.close()
+	b := newBench(t).start(nil)
+	b.f.notifier, b.f.tree.watch = n, func(string) bool { return false }
+	n.take()
+	look := func(kind int) {
+		b.now = b.now.Add(time.Second)
+		b.f.pass(b.now, kind)
+	}
+	look(lookAll)
+	b.append("app.log", "1\n")
+	look(lookTold)
+	b.want()
+	look(lookUnwatched)
+	b.want("1")
+	b.append("app.log", "2\n").rename("app.log", "app.log.1").append("app.log", "3\n")
+	look(lookUnwatched)
+	b.want("2", "3")
+}
+
 func writeRotating(t *testing.T, path, way string, rotations, lines int) {
 	open := func() *os.File {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
