@@ -201,7 +201,11 @@ func (a *arena) emptiest() uint32 {
 // drop gives the memory of chunk i back to the system. None of its blocks is in
 // use.
 func (a *arena) drop(i uint32) {
-	c := &a.chunks[i]
+	c := a.chunks[i]
+	a.chunks[i] = chunk{}
+	a.free -= a.perChunk() - c.used
+	a.room[i>>6] &^= 1 << (i & 63)
+	a.mapped--
 	if a.dir != nil {
 		a.saved(int(i), false)
 		a.dir.removeChunk(int(i), c.mem)
@@ -210,10 +214,6 @@ func (a *arena) drop(i uint32) {
 	} else {
 		freeMemory(c.mem)
 	}
-	a.free -= a.perChunk() - c.used
-	a.room[i>>6] &^= 1 << (i & 63)
-	a.mapped--
-	*c = chunk{}
 }
 
 // close unmaps everything. Files stay.

@@ -40,7 +40,7 @@ const (
 	entryOrigin = 'O' // a maker: index, stream, begin, next, reach, hidden
 )
 
-const journalSlack = 256 << 10 // bytes by which it may grow in any case
+var journalSlack int64 = 256 << 10 // bytes by which it may grow in any case
 
 // savedRing is what the journal says of a ring.
 type savedRing struct {

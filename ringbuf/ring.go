@@ -195,7 +195,6 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 			done.Said, gap = r.missed(&b, b.First-next, gap)
 		}
 		from, _ = r.recognise(b.Stream)
-		from.next = b.Next
 	}
 	done.Lost = done.Said + gap
 	by := run{stream: b.Stream, number: number}
@@ -229,7 +228,8 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 		}
 	}
 	if from != nil {
-		from.at, from.saved = r.next, false
+		// Only now: the journal must not know of what the ring does not hold yet.
+		from.next, from.at, from.saved = b.Next, r.next, false
 		if s.dir != nil && (fresh || by.number != from.next || done.Refused > 0) {
 			s.saveOrigin(r, from) // its records do not tell all of it
 		}
@@ -559,12 +559,12 @@ func (r *Ring) Remove() bool {
 		return false
 	}
 	r.removed = true
+	s.rings[r.index] = nil
 	s.save(r.appendGone)
 	s.sizes.remove(r)
 	s.used -= ringCost + r.kept + int64(len(r.runs)-r.runs0)*runCost + int64(len(r.origins))*originCost
 	s.ringsUsed -= ringCost + r.kept
 	r.runs, r.origins, r.runs0 = nil, nil, 0
-	s.rings[r.index] = nil
 	s.spare = append(s.spare, r.index)
 	return true
 }
