@@ -109,13 +109,17 @@ func (b Binding) options(o *Options) (*Options, error) {
 
 // check says what is wrong with the binding, without a word of the URL.
 func (b Binding) check(o *Options) error {
-	if _, err := parseURL(b.URL); err != nil {
+	t, err := parseURL(b.URL)
+	if err != nil {
 		return err
+	}
+	if o != nil && o.own != nil && !o.own.mayPermit(t) {
+		return fmt.Errorf("%w: %w", ErrURL, ErrDenied)
 	}
 	if _, err := b.query(); err != nil {
 		return err
 	}
-	_, err := b.options(o)
+	_, err = b.options(o)
 	return err
 }
 

@@ -13,7 +13,10 @@ import (
 const (
 	testTime = 5 * time.Second // for one test
 	maxTests = 32              // at the same time
-	tellTime = 5 * time.Second // for the line that tells an application
+	// afterwards is how long a connection stays open after a test line, to see
+	// whether the receiver closes it.
+	afterwards = 300 * time.Millisecond
+	tellTime   = 5 * time.Second // for the line that tells an application
 )
 
 // Verdict is how the test of a new binding went.
@@ -125,33 +128,39 @@ func testBinding(ctx context.Context, b Binding, o *Options) Verdict {
 		return fail(cause, err.Error())
 	}
 	defer d.Close()
-	ended := make(chan error, 1)
-	go func() { ended <- d.Shutdown(ctx) }()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	var delivered time.Time
 	for {
 		select {
+		case <-ctx.Done():
+			return fail(CauseTimeout, fmt.Sprintf("no answer within %v", testTime))
 		case <-tick.C:
-			if s := d.Stats(); s.Failures > 0 && s.LastError != "" {
-				d.Close()
-				<-ended
-				return fail(s.Cause, s.LastError)
-			}
-			continue
-		case err = <-ended:
 		}
 		s := d.Stats()
 		switch {
-		case s.LastError != "":
-			return fail(s.Cause, s.LastError)
-		case err != nil && ctx.Err() != nil:
-			return fail(CauseTimeout, fmt.Sprintf("no answer within %v", testTime))
-		case err != nil:
-			return fail(s.Cause, err.Error())
 		case s.Refused > 0:
 			return fail(CauseAnswer, "the receiver refused a test line")
+		case s.Failures > 0 && s.Cause == CauseClosed && !t.https():
+			text := "the receiver closed the connection with the test line"
+			if t.scheme == "syslog" {
+				text += ": perhaps it expects TLS, with a URL that begins with syslog-tls"
+			}
+			return fail(s.Cause, text)
+		case s.Failures > 0 && s.LastError != "":
+			return fail(s.Cause, s.LastError)
+		case s.Delivered == 0:
+			continue
+		case delivered.IsZero():
+			delivered = time.Now()
 		}
-		text := fmt.Sprintf("it took a test line after %v", time.Since(began).Round(time.Millisecond))
+		if !t.https() && time.Since(delivered) < afterwards {
+			continue // a receiver that does not like what it got closes now
+		}
+		if err := d.Shutdown(ctx); err != nil {
+			return fail(CauseTimeout, err.Error())
+		}
+		text := fmt.Sprintf("it took a test line after %v", delivered.Sub(began).Round(time.Millisecond))
 		if !s.Expires.IsZero() {
 			text += ", and its certificates are good until " + s.Expires.UTC().Format("2006-01-02")
 		}

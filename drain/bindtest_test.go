@@ -23,9 +23,11 @@ func TestB01NewBindingIsTested(t *testing.T) {
 		}
 		rcv.at("refuses:514").set(errors.New("connection refused"))
 		rcv.at("hangs:514").set(errHang)
+		rcv.at("closes:514").set(errCloses)
 		c.mu.Lock()
 		urls["syslog://works"] = []string{"app-1"}
 		urls["syslog://refuses"] = []string{"app-2"}
+		urls["syslog://closes"] = []string{"app-7"}
 		urls["syslog://hangs?x=secret"] = []string{"app-3"}
 		urls["syslog://metrics?drain-data=metrics"] = []string{"app-4"}
 		urls["syslog://routers?include-log-source-types=RTR"] = []string{"app-5"}
@@ -44,6 +46,7 @@ func TestB01NewBindingIsTested(t *testing.T) {
 			"app-1": "true  it took a test line after",
 			"app-2": "false connect connection refused",
 			"app-3": "false timeout no answer within 5s",
+			"app-7": "false closed the receiver closed the connection with the test line: perhaps it expects TLS",
 			"app-4": "true  it took a test line after",
 			"app-5": "true  it took a test line after",
 		} {
@@ -156,3 +159,6 @@ func TestB03UnbindWhileBroken(t *testing.T) {
 
 // errHang makes a receiver's connections hang, see hosts.
 var errHang = errors.New("hang")
+
+// errCloses makes a receiver close after each message, see hosts.
+var errCloses = errors.New("closes")

@@ -24,6 +24,9 @@ func (s *sender) settle() {
 		next++
 		e.settled = now
 		s.held += e.bytes
+		if e.bytes > 0 {
+			s.stats.LastSent = now
+		}
 		if e.lost != nil {
 			s.account(e.lost)
 			e.lost = nil
@@ -41,9 +44,6 @@ func (s *sender) settle() {
 			s.sent[at] = *e
 			at++
 		}
-	}
-	if next > s.settled {
-		s.stats.LastSent = now
 	}
 	if at < next {
 		s.sent = append(s.sent[:at], s.sent[next:]...)

@@ -1,6 +1,11 @@
 package drain
 
-import "time"
+import (
+	"maps"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
 
 // Status is the state of one binding.
 type Status struct {
@@ -16,8 +21,21 @@ type Status struct {
 	// goes on, or if there was none.
 	Test *Verdict `json:"test,omitempty"`
 
+	// Behind is how many records the source holds for the drain that are not
+	// delivered; nil if the source cannot tell.
+	Behind *uint64 `json:"lag_records,omitempty"`
+
 	Stats
 }
+
+// counter is a Source that can tell how far behind a reader is.
+type counter interface {
+	Behind(sel []envelope.Selector, at map[envelope.StreamID]uint64) uint64
+}
+
+// maxWalks bounds for how many drains that are not of one source id Status asks
+// how far they are behind: each costs a walk over all sources.
+const maxWalks = 16
 
 // ProviderStatus is the state of a Provider.
 type ProviderStatus struct {
@@ -56,12 +74,38 @@ func (s *Set) Status() []Status {
 		}
 	}
 	s.mu.Unlock()
+	source, _ := s.src.(counter)
+	walks := 0
 	for i, d := range drains {
-		if d != nil {
-			list[i].Stats = d.Stats()
+		if d == nil {
+			continue
 		}
+		list[i].Stats = d.Stats()
+		if source == nil {
+			continue
+		}
+		if list[i].SourceID == "" {
+			if walks++; walks > maxWalks {
+				continue
+			}
+		}
+		list[i].Behind = new(source.Behind(d.query.Select, d.settledAt()))
 	}
 	return list
+}
+
+// settledAt is up to where, in each ring, everything is known to be delivered or
+// missed. It is further than Cursor, which leaves out what may have to be sent
+// again.
+func (d *Drain) settledAt() map[envelope.StreamID]uint64 {
+	d.feed.mu.Lock()
+	defer d.feed.mu.Unlock()
+	at := make(map[envelope.StreamID]uint64, len(d.feed.good.Rings))
+	maps.Copy(at, d.feed.good.Rings)
+	for ring, position := range d.feed.counted {
+		at[ring] = max(at[ring], position)
+	}
+	return at
 }
 
 // Providers gives the state of each provider.

@@ -5,12 +5,15 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -412,6 +415,56 @@ func TestSeveralServers(t *testing.T) {
 			t.Errorf("nothing was lost, and it says %q", line)
 		}
 	}
+}
+
+// The Cloud Controller is asked with a certificate, and its drains stay out of
+// the operator's network unless he lets them in.
+func TestCAPIOverMutualTLS(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{}
+	pair := map[string]tls.Certificate{}
+	for _, who := range []string{"server", "client"} {
+		cert, text, err := receiver.SelfSigned(time.Hour, "127.0.0.1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair[who], files[who] = cert, filepath.Join(dir, who+".pem")
+		os.WriteFile(files[who], text, 0o600)
+		os.WriteFile(files[who]+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600)
+	}
+	s, shop := startServer(t), startSink(t, receiver.Options{})
+	clients := x509.NewCertPool()
+	clients.AddCert(pair["client"].Leaf)
+	capi := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/internal/v5/syslog_drain_urls" || len(r.TLS.PeerCertificates) != 1 {
+			t.Errorf("asked for %s with %d certificates", r.URL.Path, len(r.TLS.PeerCertificates))
+		}
+		fmt.Fprintf(w, `{"results":[{"url":"%s","credentials":[{"cert":"","key":"","ca":"","apps":[{"hostname":"acme.prod.shop","app_id":"shop-guid"}]}]}],"next_id":null}`, shop.URL())
+	}))
+	capi.TLS = tlsConfig(pair["server"])
+	capi.TLS.ClientAuth, capi.TLS.ClientCAs = tls.RequireAndVerifyClientCert, clients
+	capi.StartTLS()
+	defer capi.Close()
+	args := []string{"-drains-capi", capi.URL, "-drains-ca", files["server"], "-drains-cert", files["client"], "-drains-key", files["client"] + ".key", "-drains-interval", "100ms", "-positions", filepath.Join(dir, "positions")}
+
+	p := startProcess(t, s, args...)
+	p.out.find(t, `binding not usable.*the address is not allowed for drains`)
+	p.stop(t)
+	p = startProcess(t, s, append(args, "-drains-allow", "127.0.0.0/8")...)
+	s.log(t, "shop", 0, 10)
+	shop.until(t, "shop seq=9")
+	list := p.status(t)
+	if len(list) != 1 || list[0].SourceID != "shop-guid" || list[0].Provider != "capi "+capi.URL {
+		t.Errorf("%+v", list)
+	}
+	p.stop(t)
+	p = startProcess(t, s, append(args, "-drains-cert=", "-drains-key=")...)
+	p.out.find(t, `bindings not usable; keeping the last good ones.*no answer: `)
+	p.stop(t)
 }
 
 func TestRunFlags(t *testing.T) {

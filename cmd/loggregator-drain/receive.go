@@ -218,7 +218,7 @@ func (c *receiveConfig) certificate() (_ *tls.Config, caFile string, remove func
 	if c.hosts != "" {
 		hosts = append(hosts, strings.Split(c.hosts, ",")...)
 	}
-	pair, text, err := receiver.SelfSigned(30*24*time.Hour, hosts...)
+	pair, text, err := receiver.SelfSigned(90*24*time.Hour, hosts...)
 	if err != nil {
 		return nil, "", remove, err
 	}

@@ -33,6 +33,9 @@ func Metrics(set *drain.Set, add func(ops.Metric)) {
 		figure("drain_shortened_total", "Messages that a limit did not let say all.", float64(d.Shortened), labels...)
 		figure("drain_bytes_total", "Bytes that a drain sent.", float64(d.Bytes), labels...)
 		figure("drain_pending", "Records a drain has read and not delivered.", float64(d.Pending), labels...)
+		if d.Behind != nil {
+			figure("drain_lag_records", "Records that are held for a drain and not delivered, where the source can tell.", float64(*d.Behind), labels...)
+		}
 		figure("drain_lag_seconds", "Age of the oldest record pending.", d.Lag.Seconds(), labels...)
 		figure("drain_connects_total", "Connections a drain made.", float64(d.Connects), labels...)
 		figure("drain_failures_total", "Connections that failed or broke, and requests that were not accepted.", float64(d.Failures), labels...)
@@ -80,9 +83,9 @@ func Handler(set *drain.Set) http.Handler {
 	})
 }
 
-// shown is a drain's state with its lag as people count.
+// shown is a drain's state in the words that people look for.
 type shown struct {
 	drain.Status
-	LagRecords uint64  `json:"lag_records"` // read and not delivered; what it has not read is not counted
+	Held       uint64  `json:"held"` // read by the drain, and neither delivered nor given up
 	LagSeconds float64 `json:"lag_seconds"`
 }
