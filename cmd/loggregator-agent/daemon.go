@@ -427,7 +427,16 @@ func (d *collector) figures(add func(ops.Metric)) {
 		figure("records_in_total", in, float64(n), "outcome", outcome)
 	}
 	figure("records_acknowledged_total", "Records that servers have acknowledged.", float64(l.Acked))
-	figure("records_missed_total", "Records given up before they could be sent.", float64(l.Missed))
+	for why, n := range l.MissedFor {
+		if n > 0 {
+			figure("records_missed_total", "Records given up before they could be sent, by reason.", float64(n), "reason", envelope.Reason(why).String())
+		}
+	}
+	for why, n := range r.LostFor {
+		if n > 0 {
+			figure("records_lost_total", "Records lost before they arrived, as their senders or their numbers tell, by reason.", float64(n), "reason", envelope.Reason(why).String())
+		}
+	}
 	figure("records_held", "Records in memory.", float64(r.Held))
 	figure("budget_bytes", "Memory for records.", float64(r.Budget))
 	figure("budget_used_bytes", "Memory that records take.", float64(r.Used))

@@ -41,7 +41,8 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 		server:  set.server,
 		started: time.Now(),
 	}
-	if s.link, err = transport.NewLink(set.server, router, &transport.LinkOptions{CurrentTLS: current, Logger: log}); err != nil {
+	opts := &transport.LinkOptions{CurrentTLS: current, Reason: envelope.ReasonEmitter, Logger: log}
+	if s.link, err = transport.NewLink(set.server, router, opts); err != nil {
 		router.Close()
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/drain"
+	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/drains"
 	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport"
@@ -23,7 +24,9 @@ func metrics(router *loggregator.Router, server *transport.Server, handler *http
 		} {
 			figure("records_in_total", in, float64(n), "outcome", outcome)
 		}
-		figure("records_lost_total", "Records lost before they arrived, by their senders' numbers.", float64(r.Lost))
+		for why, n := range r.LostFor {
+			figure("records_lost_total", "Records lost before they arrived, as their senders or their numbers tell, by reason.", float64(n), "reason", envelope.Reason(why).String())
+		}
 		figure("records_marked_total", "Lines added that tell of lost records.", float64(r.Marked))
 		const gone = "Records given up by the rings, by reason."
 		figure("records_gone_total", gone, float64(r.Evicted), "reason", "budget")
@@ -45,6 +48,7 @@ func metrics(router *loggregator.Router, server *transport.Server, handler *http
 		figure("ingest_bytes_total", "Bytes received.", float64(s.Bytes))
 		figure("ingest_batches_total", "Batches received.", float64(s.Batches))
 		figure("ingest_datagrams_total", "Datagrams received.", float64(s.Datagrams))
+		figure("ingest_datagrams_dropped_total", "Datagrams that the system had no room for.", float64(s.Dropped))
 		for reason, n := range s.Refused {
 			figure("ingest_refused_total", "Connections and datagrams given up, by what was wrong with them.", float64(n), "reason", reason)
 		}
