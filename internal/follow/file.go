@@ -50,7 +50,7 @@ type file struct {
 	end     int64 // how far it was looked at
 	grew    time.Time
 	drained bool // was read to its end
-	hole    bool // begins with NULs, because whoever writes it does not append
+	hole    bool // nothing but NULs so far: a file that was cut, and whose writer does not append
 	changed bool // is not what its position was saved of
 
 	rotated bool // is not under its own name any more
@@ -137,7 +137,7 @@ func (f *Follower) readPiece(fl *file, now time.Time, end ending) (again bool) {
 		f.truncated(fl, now)
 		return true
 	}
-	fl.told = false
+	fl.told, fl.failed = false, false
 	data := f.buf[t:n]
 	atEnd := len(data) < size
 	if at := fl.offset + int64(len(data)); at != fl.end {
@@ -228,7 +228,7 @@ func (f *Follower) ensureOpen(fl *file, now time.Time) bool {
 	if fl.f != nil {
 		return true
 	}
-	if fl.gone || !f.room() {
+	if fl.gone {
 		return false
 	}
 	if fl.offset > 0 && !fl.changed && !fl.failed {
@@ -236,6 +236,9 @@ func (f *Follower) ensureOpen(fl *file, now time.Time) bool {
 		if info, err := os.Stat(fl.path); err == nil && info.Size() == fl.offset {
 			return false
 		}
+	}
+	if !f.room() {
+		return false
 	}
 	file, err := open(fl.path)
 	if err != nil {
@@ -256,6 +259,7 @@ func (f *Follower) ensureOpen(fl *file, now time.Time) bool {
 		return false
 	}
 	fl.f, fl.used, fl.failed = file, now, false
+	f.open++
 	f.settle(fl, info.Size())
 	return true
 }
@@ -282,19 +286,14 @@ func (f *Follower) settle(fl *file, size int64) {
 // room makes room for one more open file, by closing the one that has said
 // nothing for longest. One that has no name could not be found again.
 func (f *Follower) room() bool {
-	open := 0
+	if f.open < f.opts.MaxOpen {
+		return true
+	}
 	var idle *file
 	for _, fl := range f.files {
-		if fl.f == nil {
-			continue
-		}
-		open++
-		if fl.drained && !fl.gone && (idle == nil || fl.used.Before(idle.used)) {
+		if fl.f != nil && fl.drained && !fl.gone && (idle == nil || fl.used.Before(idle.used)) {
 			idle = fl
 		}
-	}
-	if open < f.opts.MaxOpen {
-		return true
 	}
 	if idle == nil {
 		return false
@@ -307,6 +306,7 @@ func (f *Follower) closeFile(fl *file) {
 	if fl.f != nil {
 		fl.f.Close()
 		fl.f = nil
+		f.open--
 	}
 }
 
@@ -385,6 +385,7 @@ func (f *Follower) openCopy(fl *file, id fileID, path string, now time.Time) *fi
 	if c.f, err = open(path); err != nil {
 		return nil
 	}
+	f.open++
 	info, err := c.f.Stat()
 	if err == nil && info.Size() >= fl.offset && fl.tailed > 0 {
 		var tail [tailSize]byte
@@ -394,11 +395,11 @@ func (f *Follower) openCopy(fl *file, id fileID, path string, now time.Time) *fi
 		}
 	}
 	if err != nil || !fl.head.matches(c.f) {
-		c.f.Close()
+		f.closeFile(c)
 		return nil
 	}
 	c.rotated, c.used, c.grew, c.head = true, now, now, fl.head
-	c.offset, c.end, c.stream, c.number = info.Size(), info.Size(), fl.stream, fl.number
+	c.offset, c.end, c.stream, c.number, c.hole = info.Size(), info.Size(), fl.stream, fl.number, false
 	return c
 }
 
@@ -427,6 +428,10 @@ func (f *Follower) retire(now time.Time) {
 
 func (f *Follower) retired(fl *file, now time.Time) bool {
 	if fl.f == nil {
+		if fl.gone && !fl.drained {
+			f.stats.Unknown++
+			f.opts.Logger.Warn("a file is gone; what it had beyond what was read, if anything, is lost", "path", fl.path, "read", fl.offset)
+		}
 		return fl.gone
 	}
 	silent := now.Sub(fl.grew)

@@ -125,6 +125,7 @@ type Follower struct {
 	mu       sync.Mutex // of all that follows
 	tree     tree
 	notifier *notifier // nil: polling
+	open     int       // files that are open
 	files    []*file   // in the order in which they were found
 	byID     map[fileID]*file
 	byPath   map[string]*file
@@ -425,11 +426,8 @@ func (f *Follower) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.stats
-	s.Files = len(f.files)
+	s.Files, s.Open = len(f.files), f.open
 	for _, fl := range f.files {
-		if fl.f != nil {
-			s.Open++
-		}
 		if fl.failed {
 			s.Unreadable++
 		}
@@ -473,7 +471,7 @@ func (f *Follower) newFile(g *Group, path, home string, id fileID, vars map[stri
 	if err != nil {
 		return nil, err
 	}
-	fl := &file{group: g, path: path, home: home, id: id, vars: vars, stream: newStream(), number: 1, hot: true, rotated: path != home}
+	fl := &file{group: g, path: path, home: home, id: id, vars: vars, stream: newStream(), number: 1, hot: true, hole: true, rotated: path != home}
 	var o *emitter.Options
 	if g.MaxLine > 0 {
 		o = &emitter.Options{MaxLine: g.MaxLine}

@@ -243,7 +243,7 @@ func (f *Follower) toEnd(fl *file) {
 	}
 	n, _ := io.ReadFull(io.NewSectionReader(fl.f, 0, info.Size()), f.buf[:headSize])
 	fl.head.extend(f.buf[:n])
-	fl.offset = info.Size()
+	fl.offset, fl.hole = info.Size(), info.Size() == 0
 	f.settle(fl, fl.offset)
 }
 
@@ -268,7 +268,7 @@ func (f *Follower) restore(fl *file) bool {
 		}
 		*fl = is
 	}
-	fl.head, fl.offset, fl.kept = p.Head, p.Offset, p.Tail
+	fl.head, fl.offset, fl.kept, fl.hole = p.Head, p.Offset, p.Tail, p.Offset == 0
 	if p.How == fl.group.how() && p.Stream != 0 {
 		fl.stream, fl.number = p.Stream, p.Number
 	}
