@@ -227,7 +227,10 @@ func (s *session) end(ctx context.Context, ended error) (again bool, err error) 
 	for s.head < len(s.flight) && !s.closed && !s.halted {
 		s.space.Wait()
 	}
-	s.finished = l.share
+	if !s.halted {
+		s.finished = l.share
+		l.turn.Broadcast()
+	}
 	for !s.closed && !s.halted && !l.finished() {
 		l.turn.Wait()
 	}
@@ -237,7 +240,6 @@ func (s *session) end(ctx context.Context, ended error) (again bool, err error) 
 	case s.halted:
 		return true, nil
 	}
-	l.turn.Broadcast()
 	return false, errFinished
 }
 
@@ -373,6 +375,10 @@ func (s *session) settle() {
 
 // write sends what feed has put in line.
 func (s *session) write() error {
+	transmit := s.writeStream
+	if s.datagrams {
+		transmit = s.writeDatagrams
+	}
 	var out []byte
 	for {
 		s.l.mu.Lock()
@@ -390,20 +396,8 @@ func (s *session) write() error {
 		s.space.Broadcast()
 		s.l.mu.Unlock()
 
-		rest := out
-		if s.datagrams {
-			if err := s.writeDatagrams(out); err != nil {
-				return fmt.Errorf("write: %w", err)
-			}
-			rest = nil
-		}
-		for len(rest) > 0 {
-			s.nc.SetWriteDeadline(time.Now().Add(s.l.opts.AckTimeout))
-			n, err := s.nc.Write(rest[:min(len(rest), writeChunk)])
-			if err != nil {
-				return fmt.Errorf("write: %w", err)
-			}
-			rest = rest[n:]
+		if err := transmit(out); err != nil {
+			return fmt.Errorf("write: %w", err)
 		}
 
 		s.l.mu.Lock()
@@ -411,6 +405,18 @@ func (s *session) write() error {
 		s.settle()
 		s.l.mu.Unlock()
 	}
+}
+
+func (s *session) writeStream(out []byte) error {
+	for len(out) > 0 {
+		s.nc.SetWriteDeadline(time.Now().Add(s.l.opts.AckTimeout))
+		n, err := s.nc.Write(out[:min(len(out), writeChunk)])
+		if err != nil {
+			return err
+		}
+		out = out[n:]
+	}
+	return nil
 }
 
 // read takes acknowledgements, and notices when they do not come.
