@@ -41,6 +41,7 @@ const (
 	chunkPrefix = "chunk-"
 	oldPrefix   = "old-"
 	newName     = "new"
+	journalName = "journal"
 	badSuffix   = ".unusable"
 )
 
@@ -82,15 +83,18 @@ func openDir(path string) (d *dir, trusted bool, err error) {
 }
 
 func (d *dir) begin() (trusted bool, err error) {
-	if err := lockFile(d.store); err != nil {
+	if err := lockFile(d.store); errors.Is(err, errors.ErrUnsupported) {
+		return false, errors.New("ringbuf: rings cannot be kept in a directory on this system; name none")
+	} else if err != nil {
 		return false, fmt.Errorf("ringbuf: %s is in use by another process, or cannot be locked (%w); name another directory, or end that process", d.path, err)
 	}
 	was := make([]byte, storeSize)
 	n, _ := d.store.ReadAt(was, 0) // what is missing is looked at
 	boot := bootID()
 	switch {
-	case n == 0:
-		trusted = true
+	case n == 0: // it is new, or all that a machine that went down has left of it
+		_, err := os.Stat(filepath.Join(d.path, journalName))
+		trusted = errors.Is(err, fs.ErrNotExist)
 	case n < 16 || string(was[:8]) != dirMagic:
 		return false, fmt.Errorf("ringbuf: %s is not what a store of rings begins with; move the directory away, or name another one", d.store.Name())
 	case binary.NativeEndian.Uint32(was[12:]) != dirOrder || binary.NativeEndian.Uint32(was[8:]) != dirVersion:

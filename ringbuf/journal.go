@@ -174,7 +174,7 @@ func (s *saved) entry(kind byte, b []byte) bool {
 
 // load reads what is in the directory's journal.
 func (j *journal) load(dir string) (s saved, whole bool, err error) {
-	j.path = filepath.Join(dir, "journal")
+	j.path = filepath.Join(dir, journalName)
 	b, err := os.ReadFile(j.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return saved{}, false, err

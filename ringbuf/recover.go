@@ -84,6 +84,9 @@ func (s *Store) restore(trusted bool) error {
 	if err := d.mark(stateOpen); err != nil {
 		return err
 	}
+	if err := d.store.Sync(); err != nil {
+		return err
+	}
 	rc.done = true
 	s.recovered.Rings, s.recovered.Records = len(rc.made), s.held
 	s.shrink()

@@ -25,8 +25,8 @@ const (
 // Options configure a Store. The zero value is useful.
 type Options struct {
 	// Budget in bytes for everything the Store holds, its own bookkeeping
-	// included: DefaultBudget if zero. Resident memory stays below it by
-	// construction; it is asked of the system as it fills.
+	// included: DefaultBudget if zero. It is about resident memory, which exceeds it
+	// by a few percent at most, and is asked of the system as it fills.
 	Budget int64
 
 	// MaxAge after which a record may go: DefaultMaxAge if zero. See Trim.
