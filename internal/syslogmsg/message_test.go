@@ -100,6 +100,8 @@ func TestParse3164(t *testing.T) {
 			plain{Pri: 13, Time: "2026-11-23T07:45:00Z", App: "root", Tx: "hello"}},
 		{"from /dev/log, no tag", `<13>Nov 23 07:45:00 hello world`, true, true,
 			plain{Pri: 13, Time: "2026-11-23T07:45:00Z", Tx: "hello world"}},
+		{"from /dev/log, with a host", `<13>Nov 23 07:45:00 h root[1]: hello`, true, true,
+			plain{Pri: 13, Time: "2026-11-23T07:45:00Z", Host: "h", App: "root", Proc: "1", Tx: "hello"}},
 		{"no host", `<13>Nov 23 07:45:00 root[1]: hello world`, false, true,
 			plain{Pri: 13, Time: "2026-11-23T07:45:00Z", App: "root", Proc: "1", Tx: "hello world"}},
 		{"host of IPv6", `<13>Nov 23 07:45:00 fe80::1 root: hello`, false, true,

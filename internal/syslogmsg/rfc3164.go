@@ -13,9 +13,10 @@ import (
 // It reports whether line has at least a priority and a time; where it has none
 // but a priority, m has that, and all of line as its text.
 //
-// local says that the message comes from a program on this machine, which does
-// not name a host: so the C library writes to /dev/log. A name that ends in a
-// colon, or has a process id, is a tag also elsewhere. now is when the message
+// local says that the message comes from a program on this machine, which mostly
+// names no host: so the C library writes to /dev/log. There, a word is a host only
+// where a tag follows it. A name that ends in a colon, or has a process id, is a
+// tag also elsewhere. now is when the message
 // arrived, in the location in which the sender's clock is.
 func (m *Message) Parse3164(line []byte, now time.Time, local bool) bool {
 	*m = Message{Text: line}
@@ -35,10 +36,8 @@ func (m *Message) Parse3164(line []byte, now time.Time, local bool) bool {
 	if len(b) > 0 {
 		b = b[1:]
 	}
-	if !local {
-		if host, rest, ok := field(b); ok && tagEnd(host) == 0 {
-			m.Hostname, b = host, rest
-		}
+	if host, rest, ok := field(b); ok && tagEnd(host) == 0 && (!local || tagEnd(word(rest)) > 0) {
+		m.Hostname, b = host, rest
 	}
 	m.Text = m.tag(b)
 	return true
@@ -46,10 +45,7 @@ func (m *Message) Parse3164(line []byte, now time.Time, local bool) bool {
 
 // tag takes "name[id]: " off the text, where it stands there.
 func (m *Message) tag(b []byte) []byte {
-	end := bytes.IndexByte(b, ' ')
-	if end < 0 {
-		return b // one word is text
-	}
+	end := len(word(b))
 	n := tagEnd(b[:end])
 	if n == 0 {
 		return b
@@ -71,6 +67,9 @@ func (m *Message) tag(b []byte) []byte {
 	}
 	return b[n:]
 }
+
+// word is the first word of b, if a space follows it. A single word is text.
+func word(b []byte) []byte { return b[:max(0, bytes.IndexByte(b, ' '))] }
 
 // tagEnd is the length of the program's name where word is a tag: "name:",
 // "name[id]" or "name[id]:…". Zero means that it is none, as http://host/ and

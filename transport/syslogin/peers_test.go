@@ -83,6 +83,7 @@ func TestLogger(t *testing.T) {
 		{"UDP", append(server(datagram), "--udp", "--rfc5424"), host},
 		{"UDP, RFC 3164", append(server(datagram), "--udp", "--rfc3164"), host},
 		{"socket", []string{"--socket", local}, "localhost"},
+		{"socket, RFC 3164", []string{"--socket", local, "--rfc3164"}, host},
 		{"socket, RFC 5424", []string{"--socket", local, "--rfc5424"}, host},
 	}
 	for _, test := range tests {
@@ -110,7 +111,7 @@ func TestLogger(t *testing.T) {
 		})
 	}
 	s.Shutdown(t.Context()) // all is counted then
-	if st := s.Stats(); st.RFC5424 != 4 || st.RFC3164 != 3 || st.Messages != 7 {
+	if st := s.Stats(); st.RFC5424 != 4 || st.RFC3164 != 4 || st.Messages != 8 {
 		t.Errorf("%+v", st)
 	}
 }
