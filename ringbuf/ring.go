@@ -1,10 +1,6 @@
 package ringbuf
 
 import (
-	"cmp"
-	"encoding/binary"
-	"math/bits"
-	"slices"
 	"sort"
 	"time"
 
@@ -50,58 +46,6 @@ type Ring struct {
 	was     envelope.StreamID // id in its former life
 	wasEnd  uint64            // positions before this one are the same in both
 }
-
-// run is a stretch of records with consecutive numbers of one maker. A source
-// with one maker has one run however long it is.
-//
-// What it says also stands in the ring's bytes, before its first record, so that
-// they explain themselves: see appendRun.
-type run struct {
-	position uint64
-	addr     uint64 // where that begins; the first record is behind it
-	stream   envelope.StreamID
-	number   uint64 // of its first record
-	told     uint64 // records lost before it, of which the record before it tells
-}
-
-// keyRun begins the bytes that say what a run is: field 120 of EnvelopeBatch,
-// length-delimited, with the stream as eight bytes and two varints in it.
-const (
-	keyRun     = 120<<3 | 2
-	maxRunSize = 3 + 8 + 10 + 10
-)
-
-func (u *run) append(dst []byte) []byte {
-	n := 8 + uvarintSize(u.number) + uvarintSize(u.told)
-	dst = append(dst, keyRun&0x7f|0x80, keyRun>>7, byte(n))
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(u.stream))
-	return binary.AppendUvarint(binary.AppendUvarint(dst, u.number), u.told)
-}
-
-// start is the address of the first record.
-func (u *run) start() uint64 {
-	return u.addr + 3 + 8 + uint64(uvarintSize(u.number)+uvarintSize(u.told))
-}
-
-func uvarintSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
-
-// origin is what a ring knows of a maker of records.
-type origin struct {
-	stream envelope.StreamID
-	begin  uint64 // number of the first record that it took, or was told of as lost
-	next   uint64 // number of the one that comes next; 0: it made none
-	at     uint64 // position behind its last record
-	saved  bool   // the journal says so, too
-
-	// Of a ring elsewhere in which several makers meet: the position up to which
-	// its records came from there, and how many that were missed there have not yet
-	// shown as gaps in their makers' numbers.
-	reach, hidden uint64
-}
-
-// maxOrigins bounds how many makers of records a ring remembers, to recognise
-// what they repeat.
-const maxOrigins = 4096
 
 // Marker makes the record that tells readers of n records lost on the way to
 // this ring. It is called under the store's lock and must not call it.
@@ -258,126 +202,6 @@ func (r *Ring) tell(n uint64, why envelope.Reason, mark Marker, now int64, done 
 	r.local++
 	done.Marked++
 	return n
-}
-
-// origin finds a maker of records, or where to insert it.
-func (r *Ring) origin(stream envelope.StreamID) (int, bool) {
-	return slices.BinarySearchFunc(r.origins, stream, func(o origin, stream envelope.StreamID) int {
-		return cmp.Compare(o.stream, stream)
-	})
-}
-
-// expected is the number from which on b's records are missing that are not
-// there: at most b.First.
-func expected(b *envelope.Batch, from *origin, known bool) uint64 {
-	next := b.From
-	switch {
-	case known:
-		next = max(next, from.next)
-	case next != 0:
-	case b.Begin != 0:
-		next = b.Begin
-	case several(b):
-		next = b.First
-	default:
-		next = b.First - min(b.First, b.Missed)
-	}
-	return min(next, b.First)
-}
-
-// several reports whether the batch was read from a ring in which several makers
-// meet. In a ring of one maker numbers are positions.
-func several(b *envelope.Batch) bool {
-	return b.Ring != 0 && (b.Ring != b.Stream || b.Position != b.Next)
-}
-
-// missed tells what is missing before b: how many of those that b says, and how
-// many more by the numbers, of which all are missing, and untold no record tells.
-//
-// A batch is sent again when its acknowledgement was lost. It says once more then
-// what it missed, and some of that may have come before: by numbers, or for a
-// ring of several makers by its positions, that is known here. What was missed in
-// such a ring was of all its makers, whose gaps show as their next records come.
-func (r *Ring) missed(b *envelope.Batch, all, untold uint64) (said, gap uint64) {
-	if several(b) {
-		beyond := r.reach(b)
-		said = min(b.Missed, beyond)
-		hop, _ := r.recognise(b.Ring)
-		hop.hidden += said
-		shown := min(untold, hop.hidden)
-		hop.hidden -= shown
-		return said, untold - shown
-	}
-	said = b.Missed
-	if b.Ring != 0 {
-		said = min(said, all)
-	}
-	return said, untold - min(untold, said)
-}
-
-// recognise finds the origin of that name, or makes one, of which nothing is
-// known.
-func (r *Ring) recognise(stream envelope.StreamID) (from *origin, known bool) {
-	i, known := r.origin(stream)
-	if !known {
-		i = r.addOrigin(origin{stream: stream, at: r.next})
-	}
-	return &r.origins[i], r.origins[i].next > 0
-}
-
-// reach notes up to where the batch reaches in a ring in which several makers
-// meet, and returns how far it begins behind what came from there before.
-func (r *Ring) reach(b *envelope.Batch) uint64 {
-	if !several(b) {
-		return 0
-	}
-	hop, _ := r.recognise(b.Ring)
-	start := b.Position - min(b.Position, uint64(b.Count))
-	beyond := start - min(start, hop.reach)
-	hop.reach, hop.at = max(hop.reach, b.Position), r.next
-	return beyond
-}
-
-// addOrigin adds a maker that is not known. If there are too many, the one that
-// has been silent for longest is forgotten.
-func (r *Ring) addOrigin(o origin) int {
-	if len(r.origins) >= maxOrigins {
-		oldest := 0
-		for i := range r.origins {
-			if r.origins[i].at < r.origins[oldest].at {
-				oldest = i
-			}
-		}
-		r.origins = slices.Delete(r.origins, oldest, oldest+1)
-		r.s.used -= originCost
-	}
-	r.s.used += originCost
-	i, _ := r.origin(o.stream)
-	r.origins = slices.Insert(r.origins, i, o)
-	return i
-}
-
-// continues reports whether the next record is known to be by's.
-func (r *Ring) continues(by *run) bool {
-	if len(r.runs) == r.runs0 || by.told != 0 {
-		return false
-	}
-	last := &r.runs[len(r.runs)-1]
-	return last.stream == by.stream && last.number+(r.next-last.position) == by.number
-}
-
-// dropRuns forgets the runs of records that are gone.
-func (r *Ring) dropRuns() {
-	for r.runs0 < len(r.runs)-1 && r.runs[r.runs0+1].position <= r.first {
-		r.runs0++
-		r.s.used -= runCost
-	}
-	switch live := len(r.runs) - r.runs0; {
-	case cap(r.runs) > 8 && live < cap(r.runs)/4:
-		r.runs, r.runs0 = append(make([]run, 0, 2*live), r.runs[r.runs0:]...), 0
-	case r.runs0 > 8 && r.runs0 > live/4:
-		r.runs, r.runs0 = append(r.runs[:0], r.runs[r.runs0:]...), 0
-	}
 }
 
 // put copies records in until they are all there or one must be refused, and
@@ -567,35 +391,4 @@ func (r *Ring) Remove() bool {
 	r.runs, r.origins, r.runs0 = nil, nil, 0
 	s.spare = append(s.spare, r.index)
 	return true
-}
-
-// blocks is the ring's blocks, oldest first.
-type blocks struct {
-	ids  []uint32
-	head int
-}
-
-func (b *blocks) len() int             { return len(b.ids) - b.head }
-func (b *blocks) at(i int) uint32      { return b.ids[b.head+i] }
-func (b *blocks) set(i int, id uint32) { b.ids[b.head+i] = id }
-
-func (b *blocks) push(id uint32) {
-	if b.head > 0 && b.head >= len(b.ids)/2 && len(b.ids) == cap(b.ids) {
-		b.ids = b.ids[:copy(b.ids, b.ids[b.head:])]
-		b.head = 0
-	}
-	b.ids = append(b.ids, id)
-}
-
-// pop takes the oldest one out. A ring that was large once does not keep what it
-// took to remember that.
-func (b *blocks) pop() uint32 {
-	id := b.ids[b.head]
-	b.head++
-	if live := b.len(); cap(b.ids) > 8 && live < cap(b.ids)/4 {
-		b.ids, b.head = append(make([]uint32, 0, 2*live), b.ids[b.head:]...), 0
-	} else if live == 0 {
-		b.ids, b.head = b.ids[:0], 0
-	}
-	return id
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math/bits"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -337,64 +336,6 @@ func (s *Store) reserve(n int) bool {
 	return true
 }
 
-// shrink is for after something other than a block was charged.
-func (s *Store) shrink() {
-	for s.used > s.budget && s.evict() {
-	}
-	s.giveBack()
-}
-
-// giveBack returns chunks to the system when what they take beyond the blocks in
-// use is needed by rings: memory that was ever touched is resident, free or not.
-// It looks at two numbers unless there is something to do, and there is not
-// again until as much has changed as two chunks hold.
-func (s *Store) giveBack() {
-	for {
-		a := &s.arena
-		resident := s.used + int64(a.mapped*a.perChunk()-s.inUse)*blockCost
-		if resident <= s.budget || a.free < 2*a.perChunk() || !s.vacate(a.emptiest()) {
-			return
-		}
-	}
-}
-
-// vacate moves the blocks of a chunk into others, which have room for them, and
-// gives its memory back.
-func (s *Store) vacate(i uint32) bool {
-	if i == none {
-		return false
-	}
-	a := &s.arena
-	c := &a.chunks[i]
-	a.room[i>>6] &^= 1 << (i & 63)
-	for k := range c.metas {
-		if from := &c.metas[k]; from.ring != none {
-			s.move(i<<a.bits+uint32(k), a.get())
-			c.used--
-			a.free++
-		}
-	}
-	a.drop(i)
-	return true
-}
-
-// move puts what a block holds into another one.
-func (s *Store) move(from, to uint32) {
-	a := &s.arena
-	m := a.meta(from)
-	copy(a.block(to), a.block(from))
-	moved := *m
-	moved.state = 0
-	*a.meta(to) = moved
-	atomic.StoreUint64(&a.meta(to).state, m.state) // for a moment it is there twice, and so the process may die
-	atomic.StoreUint64(&m.state, 0)
-	a.join(m.older, to)
-	a.join(to, m.newer)
-	r := s.rings[m.ring]
-	r.blocks.set(int(m.seq-uint32(r.base>>blockBits)), to)
-	m.ring = none
-}
-
 // take hands a reserved block to r. The first record that may start in it has
 // the given position.
 func (s *Store) take(r *Ring, now int64, position uint64) {
@@ -482,69 +423,4 @@ func (s *Store) Close() error {
 		s.arena.close() // otherwise the last reader does
 	}
 	return err
-}
-
-// sizes orders rings by how much they hold, to an eighth: a list for each number
-// of blocks up to 8, then eight for each doubling. Finding the largest ring and
-// moving one between lists are a few instructions, a heap would be a walk.
-type sizes struct {
-	lists [8 * 32]ringList
-	used  [8 * 32 / 64]uint64 // lists that are not empty
-}
-
-type ringList struct{ head, tail *Ring }
-
-func sizeClass(blocks int) int {
-	if blocks < 8 {
-		return blocks
-	}
-	octave := bits.Len(uint(blocks)) // 4 for 8..15
-	return (octave-3)*8 + blocks>>(octave-4)&7
-}
-
-func (z *sizes) put(r *Ring) {
-	r.class = sizeClass(r.blocks.len())
-	l := &z.lists[r.class]
-	r.prev, r.following = l.tail, nil
-	if l.tail == nil {
-		l.head = r
-	} else {
-		l.tail.following = r
-	}
-	l.tail = r
-	z.used[r.class>>6] |= 1 << (r.class & 63)
-}
-
-func (z *sizes) remove(r *Ring) {
-	l := &z.lists[r.class]
-	if r.prev == nil {
-		l.head = r.following
-	} else {
-		r.prev.following = r.following
-	}
-	if r.following == nil {
-		l.tail = r.prev
-	} else {
-		r.following.prev = r.prev
-	}
-	r.prev, r.following = nil, nil
-	if l.head == nil {
-		z.used[r.class>>6] &^= 1 << (r.class & 63)
-	}
-}
-
-func (z *sizes) move(r *Ring) {
-	if sizeClass(r.blocks.len()) != r.class {
-		z.remove(r)
-		z.put(r)
-	}
-}
-
-func (z *sizes) largest() *Ring {
-	for i := len(z.used) - 1; i >= 0; i-- {
-		if z.used[i] != 0 {
-			return z.lists[i<<6+bits.Len64(z.used[i])-1].head
-		}
-	}
-	return nil
 }
