@@ -101,16 +101,16 @@ func TestH15ClosedWhenUsed(t *testing.T) {
 		src := newMemory()
 		o := s.options()
 		dial := o.DialContext
-		var last *onceClosed
+		var last atomic.Pointer[onceClosed]
 		o.DialContext = func(ctx ctx, network, addr string) (net.Conn, error) {
 			c, err := dial(ctx, network, addr)
-			last = &onceClosed{Conn: c}
-			return last, err
+			last.Store(&onceClosed{Conn: c})
+			return last.Load(), err
 		}
 		d := open(t, "https-batch://example.com", src, o)
 		src.lines(1, 0, 1)
 		time.Sleep(time.Second)
-		last.armed.Store(true)
+		last.Load().armed.Store(true)
 		src.lines(1, 1, 2)
 		time.Sleep(time.Second)
 		if err := d.Shutdown(t.Context()); err != nil {

@@ -23,7 +23,7 @@ func BenchmarkDrainTCP(b *testing.B) {
 			if err != nil {
 				return
 			}
-			go io.Copy(io.Discard, c)
+			go func() { io.Copy(io.Discard, c); c.Close() }()
 		}
 	}()
 	const lines = 100_000

@@ -18,33 +18,49 @@
 // receiver does not take stays in the source's ring, for as long as that holds
 // it, and a drain that is behind costs at most the two pieces of formatted lines
 // of about 64 KiB, or 512 KiB for batches over HTTPS, of which one is being
-// written. An idle one costs some 20 KiB, connection included.
+// written, and a few KiB of prepared headers. One that has nothing to send gives
+// those up after ten seconds, closes its connection after MaxIdle, and, if its
+// source is an [envelope.Waker], as a router is, sleeps without goroutines: then
+// it costs about 4 KiB.
 //
 // Syslog has no acknowledgements, so what a kernel took may still be lost. A
 // drain therefore remembers where in the source the bytes came from that are on
 // their way, and asks the kernel (on Linux) how many of them the peer's TCP has
-// acknowledged. When the connection breaks it goes back to the first record that
-// was not, and sends from there again. If the peer did not close in good order
-// it goes back further, by Options.Replay bytes that were acknowledged at last,
-// since a receiver that was killed loses what its kernel had and it had not
-// read. So after a break a receiver may see lines twice, in order, and their
-// number is in Stats.Resent; without one it sees each line once.
+// acknowledged, and how large a window it advertises: about as much the peer's
+// kernel may hold that its process has not read. When the connection breaks, the
+// drain goes back to the first record that cannot be known to have been read, and
+// sends from there again:
+//
+//   - all that was not acknowledged;
+//   - if the receiver closed in good order, what was acknowledged in the last half
+//     second, since a process that is killed may not have worked off what it read;
+//   - if not, what the largest window it advertised can hold, and half a megabyte
+//     (on systems that tell nothing of windows, 1 MiB; see Options.Replay), unless
+//     all was acknowledged more than a minute ago.
+//
+// So after a break a receiver may see lines twice, in order, and their number is
+// in Stats.Resent; without one it sees each line once.
 //
 // What can be lost, and where it shows:
 //
-//   - Records that the source gave up before the drain could read them. The
-//     receiver is told at the place of the gap by one message in a form that
-//     receivers know, and Stats.Missed counts them:
+//   - Records that the source gave up before the drain could read them. Stats has
+//     their number and the last gap. The receiver is told at the place of the gap,
+//     by one message in a form that receivers know; gaps that follow within 30 s
+//     are added up and told then. If Options.Tell is set, the application is told
+//     in its own stream, too, by a line of source type LGR.
 //
-//     <172>1 2026-02-03T04:05:06+00:00 acme.prod.shop heroku logplex - - Error L10 (output buffer overflow): 12345 messages dropped since 2026-02-03T03:00:00+00:00.
+//     <172>1 2026-02-03T04:05:06+00:00 acme.prod.shop heroku logplex - [gap@47450 missed="12345" from="2026-02-03T03:00:00+00:00" until="2026-02-03T04:05:06+00:00" reason="the receiver was away"] Error L10 (output buffer overflow): 12345 messages dropped since 2026-02-03T03:00:00+00:00.
 //
-//   - What a proxy or load balancer between acknowledged and then lost, or a
-//     receiver that was killed had acknowledged more than Replay bytes ago.
+//   - What a proxy or load balancer between acknowledged and then lost, or what a
+//     receiver that hung for longer than a minute had not read when it was killed.
 //     Nobody can know.
 //
 // For every record that the source gave to a drain, at all times,
 //
 //	Accepted = Delivered + Missed + Filtered + Refused + Pending
+//
+// After an outage of more than a second the backlog is sent at a bounded rate,
+// see Options.CatchUp, so that the receiver survives its own return.
 //
 // # HTTPS
 //
@@ -55,29 +71,44 @@
 // authentication. One request is on its way at a time. The answer decides:
 //
 //	2xx                              delivered
-//	408, 425, 429, 5xx, no answer    again, not before Retry-After has passed
-//	401, 403, 404, 405, 407, 410     again in one to five minutes: a person has to act
+//	408, 425, 429, 5xx, no answer    again, not before 100 ms or Retry-After have passed
+//	401, 403, 404, 405, 407, 410     again in one to five minutes: a person has to act (state held);
+//	                                 after a day of nothing but 410, every hour (state disabled)
 //	3xx                              the same; redirects are never followed
 //	413                              in halves, and the size is remembered
+//	415                              without compression, if there was any
 //	other 4xx                        in halves, down to the one message that is refused
 //
 // A single message that is refused for good is given up and in Stats.Refused.
 // But until a receiver has accepted anything, a refusal is taken for a wrong URL
 // and tried again.
 //
-// A request that was answered too late, or whose answer was lost, is sent again,
-// with the same Logplex-Frame-Id.
+// A request that was answered too late, or whose answer was lost, is sent again
+// as it was, with the same Idempotency-Key and Logplex-Frame-Id. Proxies that the
+// environment names are not used. Of an answer at most 64 KiB are read.
 //
 // # Connections
 //
 // A read is always pending, so a peer's close is seen when it comes, and the
-// next line goes over a new connection. Half-open connections are found by TCP
-// keepalive (within 30 s when idle) and, on Linux, TCP_USER_TIMEOUT (30 s with
-// data on its way). The first attempt to connect again follows within 50 ms;
-// then the pause doubles up to 30 s, of which a random part is waited. A
-// connection ends a row of failures only when it lived for ten seconds or took
-// 64 KiB, so a receiver that accepts and closes is not hammered. Names are
-// resolved at every attempt. Nothing is ever given up but by the source.
+// next line goes over a new connection. Half-open connections are found within
+// 30 s, by TCP keepalive when idle and, on Linux, TCP_USER_TIMEOUT with data on
+// its way. The first attempt to connect again follows within 50 ms; then the
+// pause doubles up to 30 s, of which a random part is waited. A connection ends a
+// row of failures only when it lived for ten seconds or took 64 KiB, so a receiver
+// that accepts and closes is not hammered. Nothing is ever given up but by the
+// source.
+//
+// Names are resolved at every attempt, all their addresses are tried, IPv6 and
+// IPv4 by turns, the next one when one has not answered for 300 ms, and each is
+// checked against Options.Deny when it is dialled. About once a minute a name is
+// looked up while a connection is in use: when it no longer means the address, and
+// when the connection is older than Options.MaxAge, a new one takes over, after
+// everything on the old one was acknowledged: nothing is sent twice for it, and
+// the order holds.
+//
+// TLS is 1.2 or newer with authenticated encryption only. Certificates are asked
+// for at every handshake, see Options.GetTLS; 30, 7 and one day before the first of
+// those in use ends there is a warning.
 //
 // Lines that come one by one go out one by one; under load they are gathered
 // for half a millisecond or 64 KiB, and each write carries many.
@@ -108,6 +139,22 @@
 // what is not printable ASCII is left out. A strict RFC 5424 parser takes every
 // message.
 //
+// A message has at most 64 KiB, or what max-message-size says. A longer line comes
+// in parts, cut between characters, each with a header of its own; put together
+// they are the line. Where the tags alone take more than a quarter of the limit,
+// those are left out, in order of name, that do not fit; a measurement's texts are
+// cut. Both are counted (Stats.Shortened) and said in the message:
+//
+//	[part@47450 id="6c1f0b6e0a2d4f11" part="2/3" tags-omitted="7"]
+//
+// In Heroku's forms (https-logplex, format=heroku) APP-NAME and PROCID are those
+// of Heroku, "app web.0" for APP/PROC/WEB and "heroku router" for RTR; PRI is 190
+// for an application, 158 for the router and 45 for the platform, with severity 3
+// in place of 6 and 5 for stderr, which Heroku does not tell apart; lines are cut
+// at 10,000 bytes; there are no tags. Over HTTPS the HOSTNAME is "host" and
+// structured data is missing altogether, over syslog they are the drain's token
+// and "-".
+//
 // # Parameters of a drain URL
 //
 //	drain-data                  logs (with events; the default), metrics, traces, all
@@ -116,10 +163,23 @@
 //	disable-metadata            true or false: leave out tags; older: omit-metadata
 //	include-log-source-types    list of API, STG, RTR, LGR, APP, SSH, CELL: only logs and events of these
 //	exclude-log-source-types    the same: none of these
+//	ssl-strict-internal         true: of TLS 1.2 only ECDHE-RSA with AES-GCM
 //
-// The last two are also known as include-source-types and include-log-types.
+// The filter by source types is also known by source-types and log-types. These
+// are ours:
+//
+//	include-, exclude-instances       list of instance ids
+//	include-, exclude-streams         list of out, err: of logs
+//	include-, exclude-envelope-types  list of log, event, counter, gauge, timer; include- alone decides
+//	include-, exclude-text            a regular expression (Go's syntax, at most 1 KiB) on the text of logs
+//	max-message-size                  bytes of a message, 1024 to 2 MiB
+//	format                            cf, heroku, heroku-strict (with "-" for structured data over HTTPS, too)
+//	framing                           octet-counting, lf (LF within a message becomes a space)
+//	utf8                              any, strict (what is not UTF-8 becomes U+FFFD)
+//	gzip                              true: compress requests
+//
 // What an URL leaves out is in Stats.Filtered. Unknown values are refused;
-// unknown parameters are ignored.
+// unknown parameters are ignored. The whole query goes to HTTPS receivers.
 //
 // Where URLs come from tenants, set Options.Deny, so that no drain reaches into
 // the operator's own network.

@@ -97,6 +97,8 @@ func TestT05SlowReceiver(t *testing.T) {
 		time.Sleep(time.Minute)
 		s := d.Stats()
 		conserve(t, s, total)
+		mu.Lock()
+		defer mu.Unlock()
 		var told, notices, lines, longest, run uint64
 		next := uint64(0)
 		for _, m := range got {
@@ -215,6 +217,8 @@ func TestO01OrderUnderRandomFaults(t *testing.T) {
 			time.Sleep(time.Second) // the receivers
 			s := d.Stats()
 			conserve(t, s, rings*each)
+			mu.Lock()
+			defer mu.Unlock()
 			next := [rings]int{}
 			repeated := uint64(0)
 			for _, m := range got {
