@@ -61,21 +61,23 @@ func (r *Router) relearn(ring *ringbuf.Ring) {
 	r.sources[src.id] = src
 	first, next := ring.Bounds()
 	at := ring.Reader(max(first, next-min(next, relearned)))
-	for {
-		b := at.Read(nil)
-		if b.Count == 0 {
-			return
-		}
+	var p place
+	var route envelope.Route
+	var last []byte // record of which that is the route
+	for b := at.Read(nil); b.Count > 0; b = at.Read(nil) {
 		for rest := b.Records; len(rest) > 0; {
 			e, tail, err := envelope.Next(rest)
 			if err != nil {
 				break
 			}
 			record := rest[:len(rest)-len(tail)]
-			if route, err := e.Check(nil); err == nil && string(route.SourceID) == src.id {
-				r.place(src, placeOf(src.place.Load().place, record), &route, record)
+			if read, err := e.Check(nil); err == nil && string(read.SourceID) == src.id {
+				p, route, last = placeOf(p, record), read, record
 			}
 			rest = tail
 		}
+	}
+	if last != nil {
+		r.place(src, p, &route, last)
 	}
 }
