@@ -71,6 +71,27 @@ func TestFlush(t *testing.T) {
 	}
 }
 
+// TestMissed: what is missed before a record is told once.
+func TestMissed(t *testing.T) {
+	var got []string
+	b := New(envelope.WriterFunc(func(_ context.Context, b envelope.Batch) error {
+		got = append(got, fmt.Sprint(b.Count, b.Missed, b.Reason))
+		return nil
+	}))
+	for i := range 3 {
+		add(b, "s", 1)
+		if i == 1 {
+			g := b.Group("s")
+			g.Missed, g.Reason = 7, envelope.ReasonAgent
+		}
+		b.Flush(t.Context())
+	}
+	want := []string{fmt.Sprint(1, 0, envelope.ReasonUnknown), fmt.Sprint(1, 7, envelope.ReasonAgent), fmt.Sprint(1, 0, envelope.ReasonUnknown)}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // TestFull: it is time to flush when all records together are too many.
 func TestFull(t *testing.T) {
 	b := New(envelope.WriterFunc(func(context.Context, envelope.Batch) error { return nil }))

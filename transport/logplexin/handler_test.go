@@ -373,6 +373,26 @@ func TestShutdownCut(t *testing.T) {
 	})
 }
 
+// TestTakenInPart: of a body whose first records were not taken, no later ones
+// are: all of it will be sent again.
+func TestTakenInPart(t *testing.T) {
+	calls := 0
+	h := handler(t, envelope.WriterFunc(func(context.Context, envelope.Batch) error {
+		calls++
+		return errors.New("full")
+	}), nil)
+	var messages []string
+	for range 100 {
+		messages = append(messages, strings.Repeat("x", 10<<10))
+	}
+	if w := post(h, body(messages...)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		t.Errorf("answer %d", w.Code)
+	}
+	if s := h.Stats(); calls != 1 || s.Lost == 0 || s.Lost >= 100 {
+		t.Errorf("%d batches, %+v", calls, s)
+	}
+}
+
 // TestMemory: bodies beyond the limit are put off.
 func TestMemory(t *testing.T) {
 	dst := taken.New(t)
