@@ -30,7 +30,9 @@
 // A body that is not what it should be is refused as a whole, with the reason as
 // text: senders drop a batch on 4xx. A Logplex-Msg-Count that does not agree with
 // the body is counted, no more. What cannot be taken just now is answered with
-// 503, which Logplex answers with the batch again.
+// 503, which Logplex answers with the batch again. log-shuttle takes every answer
+// for good and sends again only when a connection breaks; so for it, this one
+// breaks.
 //
 // Where a sender says how many messages it has lost, by Logplex-Drop-Count and
 // Logplex-Lost-Count or by an L10 notice, the Writer is told that as the Missed

@@ -149,7 +149,14 @@ type refusal struct {
 	says   string // for the sender and the log; holds nothing of what was sent
 }
 
-// ServeHTTP takes one request.
+// isShuttle reports whether log-shuttle sends.
+func isShuttle(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("User-Agent"), "log-shuttle")
+}
+
+// ServeHTTP takes one request. It panics with http.ErrAbortHandler, which ends
+// the connection, where log-shuttle shall send again: it does that when a
+// connection breaks, and takes every answer for good.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.counts.requests.Add(1)
 	f := h.take(w, r)
@@ -158,6 +165,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.refused.Add(f.reason, r.RemoteAddr, f.says)
+	if f.status == http.StatusServiceUnavailable && isShuttle(r) {
+		panic(http.ErrAbortHandler)
+	}
 	switch f.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Basic realm="logplex"`)
@@ -192,7 +202,6 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) *refusal {
 	case err != nil || t != ContentType:
 		return &refusal{http.StatusUnsupportedMediaType, "type", "Content-Type must be " + ContentType}
 	}
-	agent := r.Header.Get("User-Agent")
 	in := h.intakes.Get().(*intake)
 	defer in.give()
 	if f := in.read(w, r); f != nil {
@@ -207,7 +216,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) *refusal {
 	}
 
 	id := r.Header.Get("Logplex-Frame-Id")
-	if id == "" && strings.HasPrefix(agent, "log-shuttle") {
+	if id == "" && isShuttle(r) {
 		id = r.Header.Get("X-Request-Id")
 	}
 	frame := h.frames.begin(cmp.Or(o.App, token, user), id)
@@ -221,7 +230,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) *refusal {
 		h.counts.frames.Add(1)
 		h.counts.repeated.Add(uint64(n - fresh))
 	}
-	in.logplex = strings.HasPrefix(agent, "Logplex/")
+	in.logplex = strings.HasPrefix(r.Header.Get("User-Agent"), "Logplex/")
 	missed, told := number(r, "Logplex-Drop-Count"), number(r, "Logplex-Lost-Count")
 	in.noticed = missed+told > 0
 	if !frame.seen {

@@ -393,6 +393,40 @@ func TestTakenInPart(t *testing.T) {
 	}
 }
 
+// TestShuttleAgain: log-shuttle, which takes every answer for good, sends again
+// because its connection breaks; then nothing is lost, and nothing taken twice.
+func TestShuttleAgain(t *testing.T) {
+	dst := taken.New(t)
+	h := handler(t, dst, nil)
+	server := httptest.NewServer(h)
+	defer server.Close()
+	send := func() (int, error) {
+		req, _ := http.NewRequest("POST", server.URL, strings.NewReader(body("<190>1 - shuttle shop web.1 - - one\n")))
+		req.Header.Set("Content-Type", ContentType)
+		req.Header.Set("User-Agent", "log-shuttle/0.18")
+		req.Header.Set("X-Request-Id", "1")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		resp.Body.Close()
+		return resp.StatusCode, nil
+	}
+	dst.Refuse(errors.New("full"))
+	if code, err := send(); err == nil {
+		t.Errorf("answer %d, which it would take for good", code)
+	}
+	dst.Refuse(nil)
+	for range 2 {
+		if code, err := send(); code != 204 || err != nil {
+			t.Errorf("answer %d, %v", code, err)
+		}
+	}
+	if got := dst.Take(); len(got) != 1 || got[0].Text != "one" {
+		t.Errorf("%v", got)
+	}
+}
+
 // TestMemory: bodies beyond the limit are put off.
 func TestMemory(t *testing.T) {
 	dst := taken.New(t)
