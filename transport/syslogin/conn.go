@@ -181,10 +181,16 @@ func sniff(b []byte) (f *fault, known bool) {
 		return nil, true
 	}
 	line, _, whole := bytes.Cut(b, []byte{'\n'})
-	if bytes.Contains(line, []byte(" HTTP/")) && (bytes.Contains(line, []byte(" /")) || bytes.Contains(line, []byte(" *")) || bytes.Contains(line, []byte(" http"))) {
+	if !whole {
+		return nil, len(b) >= baseBuffer
+	}
+	// A request line: method, target, version, and no more.
+	method, rest, _ := bytes.Cut(bytes.TrimSuffix(line, []byte{'\r'}), []byte{' '})
+	target, version, _ := bytes.Cut(rest, []byte{' '})
+	if len(bytes.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-")) == 0 && len(target) > 0 && bytes.HasPrefix(version, []byte("HTTP/")) && len(version) <= len("HTTP/1.1") {
 		return &fault{refusedHTTP, "looks like HTTP"}, true
 	}
-	return nil, whole || len(b) > 4<<10
+	return nil, true
 }
 
 // resize makes room for the next read, after one of n bytes. Memory follows the

@@ -197,6 +197,8 @@ func TestRubbish(t *testing.T) {
 		{name: "TLS hello", send: []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), reason: "tls", says: "looks like a TLS hello"},
 		{name: "HTTP", send: []byte("GET / HTTP/1.1\r\nHost: server\r\n\r\n"), reason: "http", says: "looks like HTTP"},
 		{name: "gRPC", send: []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), reason: "http", says: "looks like HTTP"},
+		{name: "HTTP proxy", send: []byte("CONNECT example.com:443 HTTP/1.1\r\n\r\n"), reason: "http", says: "looks like HTTP"},
+		{name: "a line about HTTP", send: []byte("GET / HTTP/1.1 200 12ms\nI said GET / HTTP/1.1\n"), hangUp: true},
 		{name: "stalled line", send: []byte("<14>hello"), after: 30 * time.Second, reason: "stalled", says: "not complete after 30s"},
 		{name: "stalled octets", send: []byte("999 <14>hello"), after: 30 * time.Second, reason: "stalled"},
 		{name: "stalled number", send: []byte("12"), after: 30 * time.Second, reason: "stalled"},
