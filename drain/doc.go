@@ -147,6 +147,14 @@
 //
 //	[part@47450 id="6c1f0b6e0a2d4f11" part="2/3" tags-omitted="7"]
 //
+// With sequence=on each message says which record it is: who numbered it, for as
+// long as that lives, and its number there. What is sent again has the same
+// numbers, so a receiver can drop it; numbers left out are those of records that
+// were missed, or that the drain's URL leaves out. Where a query picks records out
+// of a source one by one the numbers are not known and not told.
+//
+//	[seq@47450 stream="9f86d081884c7d65" number="4711"]
+//
 // In Heroku's forms (https-logplex, format=heroku) APP-NAME and PROCID are those
 // of Heroku, "app web.0" for APP/PROC/WEB and "heroku router" for RTR; PRI is 190
 // for an application, 158 for the router and 45 for the platform, with severity 3
@@ -177,6 +185,7 @@
 //	framing                           octet-counting, lf (LF within a message becomes a space)
 //	utf8                              any, strict (what is not UTF-8 becomes U+FFFD)
 //	gzip                              true: compress requests
+//	sequence                          on: tell each record's number, see below
 //
 // What an URL leaves out is in Stats.Filtered. Unknown values are refused;
 // unknown parameters are ignored. The whole query goes to HTTPS receivers.

@@ -238,3 +238,75 @@ func TestO01OrderUnderRandomFaults(t *testing.T) {
 		})
 	}
 }
+
+// TestO05Sequence has numbers by which the receiver finds out what came twice and
+// what is missing, over a restart of the drain, too.
+func TestO05Sequence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		src.keep, src.batch = 200, 10
+		conns := 0
+		o := &Options{DialContext: func(ctx ctx, network, addr string) (net.Conn, error) {
+			c, err := rcv.dial(ctx, network, addr)
+			conns++
+			if conns%2 == 1 && err == nil {
+				return &resetConn{Conn: c, err: errors.New("connection reset by peer")}, nil
+			}
+			return c, err
+		}}
+		d := open(t, "syslog://host?sequence=on&max-message-size=1024", src, o)
+		n := 0
+		more := func(k int) {
+			src.lines(1, n, n+k)
+			n += k
+			time.Sleep(time.Second)
+		}
+		hangUp := func() {
+			rcv.mu.Lock()
+			rcv.conns[len(rcv.conns)-1].Close()
+			rcv.mu.Unlock()
+			time.Sleep(time.Second)
+		}
+		more(100)
+		hangUp()
+		more(50)
+		rcv.set(errors.New("down"))
+		hangUp()
+		more(150)
+		more(500)
+		rcv.set(nil)
+		time.Sleep(time.Minute)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		q := everything
+		q.Cursor = d.Cursor()
+		d2, err := Open("syslog://host?sequence=on", src, q, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		more(30)
+		if err := d2.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]int{}
+		for _, m := range rcv.messages {
+			sd := *parse(t, m).StructuredData
+			if sd["gap@47450"] != nil {
+				continue
+			}
+			var number, line int
+			fmt.Sscan(sd["seq@47450"]["number"], &number)
+			fmt.Sscanf(m[strings.LastIndex(m, "seq="):], "seq=%d", &line)
+			if sd["seq@47450"]["stream"] != "0000000000000001" || number != line+1 {
+				t.Fatalf("%q", m)
+			}
+			seen[sd["seq@47450"]["number"]]++
+		}
+		s := d.Stats()
+		conserve(t, s, uint64(n-30))
+		if uint64(n-len(seen)) != s.Missed || s.Missed == 0 || s.Resent == 0 {
+			t.Errorf("%d numbers of %d, %+v", len(seen), n, s)
+		}
+	})
+}

@@ -209,6 +209,9 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 		if f.untold.any() {
 			c.buf = f.tellGap(c.buf, &e, f.format.prepare(env, &r))
 		}
+		if f.target.numbers && b.Next == b.First+uint64(b.Count) {
+			f.format.stream, f.format.number = uint64(b.Stream), b.First+n-1
+		}
 		c.buf = f.format.append(c.buf, env, &r)
 		f.previous = r.Timestamp
 		if known {
@@ -217,6 +220,7 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 			e.records++
 		}
 	}
+	f.format.stream = 0
 	if rest := uint64(b.Count) - min(n, uint64(b.Count)); rest > 0 { // a source that hands out torn batches
 		e.missed += rest
 		f.lose(&e, rest, false, 0, nil)

@@ -50,6 +50,8 @@ type Formatter struct {
 	strict bool   // MSG is made UTF-8
 	lines  bool   // each message ends by its LF, and no length precedes it
 
+	stream, number uint64 // of the record, if it is to be told; 0: not
+
 	second int64 // of clock
 	clock  []byte
 
@@ -133,7 +135,7 @@ func (f *Formatter) appendGauge(dst []byte, e envelope.Envelope, r *envelope.Rou
 // closeMeasurement ends a message that has no MSG. It is not whole if it is too
 // long and was written without a limit for its values.
 func (f *Formatter) closeMeasurement(dst []byte, start int, h *header, limit int, tags bool) ([]byte, bool) {
-	dst = append(dst, `"]`...)
+	dst = f.appendNumber(append(dst, `"]`...))
 	switch {
 	case limit != noLimit:
 		f.short++
@@ -157,8 +159,8 @@ func (f *Formatter) appendLog(dst []byte, r *envelope.Route, h *header) []byte {
 	dst, start := f.open(dst, r, h)
 	switch {
 	case f.layout == heroku:
-	case len(h.element) > 0:
-		dst = append(append(dst, h.element...), ' ')
+	case len(h.element) > 0 || f.stream != 0:
+		dst = append(append(f.appendNumber(dst), h.element...), ' ')
 	default:
 		dst = append(dst, "- "...)
 	}

@@ -24,7 +24,21 @@ const (
 const noLimit = math.MaxInt
 
 // partElement bounds what the element of a part takes, in bytes.
-const partElement = len(`[part@47450 id="0123456789abcdef" part="1234567/1234567" tags-omitted="1234567"] `)
+const partElement = len(`[part@47450 id="0123456789abcdef" part="1234567/1234567" tags-omitted="1234567"] `) + numberElement
+
+// numberElement bounds what appendNumber appends, in bytes.
+const numberElement = len(`[seq@47450 stream="0123456789abcdef" number="18446744073709551615"]`)
+
+// appendNumber appends the record's number, by which a receiver tells repeats
+// from losses.
+func (f *Formatter) appendNumber(dst []byte) []byte {
+	if f.stream == 0 || f.layout != cloudFoundry {
+		return dst
+	}
+	dst = appendHex(append(dst, `[seq@47450 stream="`...), f.stream)
+	dst = strconv.AppendUint(append(dst, `" number="`...), f.number, 10)
+	return append(dst, `"]`...)
+}
 
 // appendParts appends a log whose message would be too long, as several: each
 // carries the header, an element that says which part of which line it is, and a
@@ -81,7 +95,7 @@ func (f *Formatter) appendParts(dst []byte, r *envelope.Route, h *header, text [
 			if omitted > 0 {
 				dst = strconv.AppendInt(append(dst, `" tags-omitted="`...), int64(omitted), 10)
 			}
-			dst = append(append(append(dst, `"]`...), element...), ' ')
+			dst = append(append(f.appendNumber(append(dst, `"]`...)), element...), ' ')
 		case herokuFull:
 			dst = append(dst, "- "...)
 		}
@@ -164,7 +178,7 @@ func firstTags(element []byte, limit int) (few []byte, omitted int) {
 // long otherwise. There are two at most.
 func (f *Formatter) valueLimit() int {
 	limit := max(f.MaxSize, MinMessage)
-	return (limit - limit/4 - 600) / 2 // 600: header, numbers and the element that says so
+	return (limit - limit/4 - 650) / 2 // 650: header, numbers and the element that says so
 }
 
 // appendFew appends an element that says that a measurement was cut, and as many

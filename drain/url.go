@@ -30,6 +30,7 @@ type target struct {
 	strict   bool // MSG is made UTF-8
 	lines    bool // LF ends messages, not a length before them
 	gzip     bool
+	numbers  bool // of records are told
 	narrow   bool // of cipher suites, those for the platform's own parts
 	maxSize  int
 }
@@ -135,6 +136,10 @@ func (t *target) parseForm(query url.Values) error {
 		{"utf8", "any or strict", func(v string) bool {
 			t.strict = v == "strict"
 			return t.strict || v == "any"
+		}},
+		{"sequence", "on or off, with format=cf", func(v string) bool {
+			t.numbers = v == "on"
+			return v == "off" || t.numbers && t.layout == cloudFoundry
 		}},
 		{"gzip", "true or false, with https", func(v string) bool {
 			t.gzip = v == "true"
