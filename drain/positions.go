@@ -60,8 +60,7 @@ func (p position) selection() position {
 type positions struct {
 	path string
 
-	mu     sync.Mutex
-	closed bool
+	mu sync.Mutex
 	// What the file said and nobody has claimed yet, by key and by selection.
 	exact map[position]position
 	alike map[position]map[position]bool

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -68,6 +69,11 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	}
 	if fs.NArg() > 0 {
 		return c, fmt.Errorf("unexpected argument %q; see -help", fs.Arg(0))
+	}
+	if c.recentDir != "" && c.drains.Positions == "" { // what outlives the process, drains go on with
+		if c.drains.Positions = drains.Beside; c.drains.File == "" {
+			c.drains.Positions = filepath.Clean(c.recentDir) + ".positions"
+		}
 	}
 	return c, nil
 }
