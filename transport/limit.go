@@ -1,127 +1,58 @@
 package transport
 
 import (
+	"bytes"
 	"context"
-	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
-// newcomers bounds how many new sources one connection, or one socket, brings in
-// a second. It is for one goroutine.
-type newcomers struct {
-	rate   float64 // a second; 0: no bound
-	tokens float64
-	at     time.Time
-	last   uint64
-	stream envelope.StreamID // of the last batch that was let in
-	seen   aged[bool]        // hashes of the sources that it brought last
-	known  func(id string) bool
-}
+const (
+	// maxBuckets bounds the sources that are told apart; further ones share a
+	// bucket, until others have been silent for long enough.
+	maxBuckets = 10_000
+	// maxRefusals bounds the rings of one source that are told apart. What is not
+	// told of others is found by the numbers.
+	maxRefusals = 256
+	// tellAfter is how long a source that says no more waits to be told what was
+	// not taken. For that the newest record is kept, if it and all others kept are
+	// no more bytes than these.
+	tellAfter   = time.Second
+	maxKept     = 8 << 10
+	maxKeptEver = 16 << 20
+)
 
-// maxSeen bounds each half of the sources that are remembered.
-const maxSeen = 8 << 10
-
-// newBurst is how many seconds' worth of new sources may come at once: an agent
-// that connects brings all it has.
-const newBurst = 10
-
-var sourceSeed = maphash.MakeSeed()
-
-func (s *Server) newcomers() *newcomers {
-	n := &newcomers{at: time.Now(), seen: aged[bool]{half: maxSeen}}
-	// A router knows more sources than are worth remembering here.
-	if w, ok := s.w.(interface {
-		Known([]envelope.Selector) bool
-	}); ok {
-		n.known = func(id string) bool { return w.Known([]envelope.Selector{{SourceID: id}}) }
-	}
-	if s.opts.NewSources > 0 {
-		n.rate = float64(s.opts.NewSources)
-		n.tokens = n.rate * newBurst
-	}
-	return n
-}
-
-// admit reports whether the sources of b are known, or few enough to be let in.
-func (n *newcomers) admit(b *envelope.Batch) bool { return n.wait(b) == 0 }
-
-// wait lets in the sources of b, and returns how long to wait before b may be
-// handed on. A numbered batch has one source. Records without a source id at
-// their beginning are for the Writer to judge.
-func (n *newcomers) wait(b *envelope.Batch) time.Duration {
-	if n.rate == 0 || b.Stream != 0 && b.Stream == n.stream {
-		return 0
-	}
-	for rest := b.Records; len(rest) > 0; {
-		e, tail, err := envelope.Next(rest)
-		if err != nil {
-			break
-		}
-		if d := n.one(e.PeekSourceID()); d > 0 {
-			return d
-		}
-		if b.Stream != 0 {
-			n.stream = b.Stream
-			break
-		}
-		rest = tail
-	}
-	return 0
-}
-
-func (n *newcomers) one(id []byte) time.Duration {
-	if len(id) == 0 || len(id) > envelope.MaxSourceID {
-		return 0
-	}
-	h := maphash.Bytes(sourceSeed, id) | 1
-	if h == n.last || n.seen.get(envelope.StreamID(h)) {
-		n.last = h
-		return 0
-	}
-	if n.known != nil && n.known(string(id)) {
-		n.remember(h)
-		return 0
-	}
-	now := time.Now()
-	n.tokens = min(n.rate*newBurst, n.tokens+now.Sub(n.at).Seconds()*n.rate)
-	n.at = now
-	if n.tokens < 1 {
-		return time.Duration((1 - n.tokens) / n.rate * float64(time.Second))
-	}
-	n.tokens--
-	n.remember(h)
-	return 0
-}
-
-func (n *newcomers) remember(h uint64) {
-	n.last = h
-	n.seen.set(envelope.StreamID(h), true)
-}
-
-// rates bounds the bytes of each source.
+// rates bounds the bytes of each source, see ServerOptions.SourceRate.
 type rates struct {
+	telling sync.WaitGroup // timers
+
 	mu      sync.Mutex
 	buckets map[string]*bucket
 	swept   time.Time // when those of silent sources were last looked for
+	kept    int       // bytes of records
 }
 
-// bucket is what one source may still bring.
+// bucket is what one source may still bring. Its lock is held while a batch is
+// handed on, so that what is told comes in its place.
 type bucket struct {
-	bytes  float64
-	at     time.Time
-	missed map[envelope.StreamID]uint64 // not taken and not told, by the ring that they were read from
+	shared bool // by sources that are too many
+
+	mu      sync.Mutex
+	bytes   float64
+	at      time.Time
+	refused map[envelope.StreamID]*refusal // by the ring that the records were read from
 }
 
-// maxBuckets bounds the sources that are told apart; further ones share a
-// bucket, until others have been silent for long enough.
-const maxBuckets = 10_000
-
-// maxMissed bounds the rings of one source that are told apart. What is not
-// told of others is found by the numbers.
-const maxMissed = 256
+// refusal is what was not taken of one ring, and not yet told.
+type refusal struct {
+	records uint64
+	newest  envelope.Batch // the last one of them; it is handed on if nothing else comes. Empty: it is too long
+	timer   *time.Timer
+}
 
 // hand gives a batch to the Writer, as far as its sources are within their rate.
 func (s *Server) hand(ctx context.Context, b envelope.Batch) error {
@@ -175,68 +106,152 @@ func (s *Server) handOne(ctx context.Context, b envelope.Batch) error {
 	if err != nil {
 		return s.w.WriteBatch(ctx, b)
 	}
-	untold, ok := s.rates.take(sourceOf(e), &b, float64(s.opts.SourceRate), float64(s.opts.SourceBurst))
-	if !ok {
+	rate, burst := float64(s.opts.SourceRate), float64(s.opts.SourceBurst)
+	u := s.rates.bucket(sourceOf(e), rate, burst)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	u.bytes = min(burst, u.bytes+now.Sub(u.at).Seconds()*rate)
+	u.at = now
+	if u.bytes <= 0 {
 		s.limited.Add(uint64(b.Count))
+		s.refuse(u, &b)
 		return nil
 	}
-	if untold > 0 {
-		b.Missed += untold
+	f := u.refused[b.Ring]
+	if f != nil {
+		b.Missed += f.records
 		b.Reason = envelope.ReasonRate
 	}
 	if err := s.w.WriteBatch(ctx, b); err != nil {
-		s.rates.untold(sourceOf(e), b.Ring, untold) // it comes again
-		return err
+		return err // it comes again
+	}
+	u.bytes -= float64(len(b.Records))
+	if f != nil {
+		s.told(u, b.Ring, f)
 	}
 	return nil
 }
 
-// take takes b's bytes from its source's. It returns how many records were
-// dropped before it.
-func (r *rates) take(id []byte, b *envelope.Batch, rate, burst float64) (untold uint64, ok bool) {
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	u := r.bucket(id, now, rate, burst)
-	u.bytes = min(burst, u.bytes+now.Sub(u.at).Seconds()*rate)
-	u.at = now
-	untold = u.missed[b.Ring]
-	if u.bytes <= 0 {
-		if u.missed == nil {
-			u.missed = make(map[envelope.StreamID]uint64)
+// refuse notes what is not taken, to be told with what is taken next, or after a
+// while. The bucket's lock is held.
+func (s *Server) refuse(u *bucket, b *envelope.Batch) {
+	f, ring := u.refused[b.Ring], b.Ring
+	if f == nil {
+		if len(u.refused) >= maxRefusals || u.shared && ring == 0 { // whose it was cannot be told
+			return
 		}
-		if untold > 0 || len(u.missed) < maxMissed {
-			u.missed[b.Ring] = untold + uint64(b.Count) + b.Missed
+		if u.refused == nil {
+			u.refused = make(map[envelope.StreamID]*refusal)
 		}
-		return 0, false
+		f = &refusal{}
+		u.refused[ring] = f
+		s.rates.telling.Add(1)
+		f.timer = time.AfterFunc(tellAfter, func() {
+			defer s.rates.telling.Done()
+			s.tell(u, ring, f)
+		})
 	}
-	u.bytes -= float64(len(b.Records))
-	delete(u.missed, b.Ring)
-	return untold, true
+	f.records += uint64(b.Count) + b.Missed
+	var last []byte
+	for rest := b.Records; len(rest) > 0; {
+		_, tail, err := envelope.Next(rest)
+		if err != nil {
+			break
+		}
+		last, rest = rest[:len(rest)-len(tail)], tail
+	}
+	was := len(f.newest.Records)
+	f.newest = envelope.Batch{}
+	if size := len(last); size <= maxKept && s.rates.keep(size-was) {
+		f.newest = envelope.Batch{Records: bytes.Clone(last), Count: 1, Stream: b.Stream, Ring: b.Ring, Position: b.Position}
+		if b.Stream != 0 {
+			f.newest.First, f.newest.Next = b.First+uint64(b.Count)-1, b.Next
+		}
+	} else {
+		s.rates.keep(-was)
+	}
 }
 
-func (r *rates) untold(id []byte, ring envelope.StreamID, n uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if u := r.buckets[string(id)]; u != nil && n > 0 {
-		if u.missed == nil {
-			u.missed = make(map[envelope.StreamID]uint64)
-		}
-		u.missed[ring] += n
+// tell hands on the newest record that was not taken, with how many went before
+// it. What cannot be told so is told with the next one that is taken.
+func (s *Server) tell(u *bucket, ring envelope.StreamID, f *refusal) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	b := f.newest
+	if u.refused[ring] != f || b.Count == 0 {
+		return
+	}
+	b.Missed, b.Reason = f.records-1, envelope.ReasonRate
+	if s.w.WriteBatch(s.ctx, b) == nil {
+		u.bytes -= float64(len(b.Records))
+		s.limited.Add(^uint64(0))
+		s.told(u, ring, f)
 	}
 }
 
-// bucket is that of a source; a new one is full. The lock is held.
-func (r *rates) bucket(id []byte, now time.Time, rate, burst float64) *bucket {
+// told is called when a refusal has been told. The bucket's lock is held.
+func (s *Server) told(u *bucket, ring envelope.StreamID, f *refusal) {
+	if f.timer.Stop() {
+		s.rates.telling.Done()
+	}
+	s.rates.keep(-len(f.newest.Records))
+	delete(u.refused, ring)
+}
+
+// tellAll tells at the end what has not been told.
+func (s *Server) tellAll() {
+	s.rates.mu.Lock()
+	buckets := slices.Collect(maps.Values(s.rates.buckets))
+	s.rates.mu.Unlock()
+	var now []func()
+	for _, u := range buckets {
+		u.mu.Lock()
+		for ring, f := range u.refused {
+			if f.timer.Stop() {
+				now = append(now, func() {
+					defer s.rates.telling.Done()
+					s.tell(u, ring, f)
+				})
+			}
+		}
+		u.mu.Unlock()
+	}
+	for _, tell := range now {
+		tell()
+	}
+	s.rates.telling.Wait()
+}
+
+// keep takes so many more bytes for records, if there are as many.
+func (r *rates) keep(size int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if size > 0 && r.kept+size > maxKeptEver {
+		return false
+	}
+	r.kept += size
+	return true
+}
+
+// bucket is that of a source; a new one is full.
+func (r *rates) bucket(id []byte, rate, burst float64) *bucket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if u := r.buckets[string(id)]; u != nil {
 		return u
 	}
+	now := time.Now()
 	if len(r.buckets) >= maxBuckets && now.Sub(r.swept) >= time.Second {
 		r.swept = now
 		for id, u := range r.buckets {
-			if len(u.missed) == 0 && u.bytes+now.Sub(u.at).Seconds()*rate >= burst {
+			if !u.mu.TryLock() {
+				continue
+			}
+			if len(u.refused) == 0 && u.bytes+now.Sub(u.at).Seconds()*rate >= burst {
 				delete(r.buckets, id)
 			}
+			u.mu.Unlock()
 		}
 	}
 	if len(r.buckets) >= maxBuckets {
@@ -247,7 +262,7 @@ func (r *rates) bucket(id []byte, now time.Time, rate, burst float64) *bucket {
 	if r.buckets == nil {
 		r.buckets = make(map[string]*bucket)
 	}
-	u := &bucket{bytes: burst, at: now}
+	u := &bucket{shared: id == nil, bytes: burst, at: now}
 	r.buckets[string(id)] = u
 	return u
 }

@@ -144,6 +144,7 @@ func TestSourceRate(t *testing.T) {
 			told[string(e.PeekSourceID())] += b.Missed
 			return nil
 		}), &ServerOptions{SourceRate: 1000, SourceBurst: 10_000})
+		defer s.Close()
 		number := uint64(1)
 		bring := func(source string, size int, stream envelope.StreamID) {
 			b := batchOf(source, size)
@@ -167,8 +168,9 @@ func TestSourceRate(t *testing.T) {
 		if s.Stats().Limited != uint64(dropped) {
 			t.Errorf("%+v", s.Stats())
 		}
-		time.Sleep(2 * time.Second)
 		fail = errors.New("not now")
+		time.Sleep(time.Second / 2)
+		s.rates.buckets["loud"].bytes = 1 // it may bring one more
 		b := batchOf("loud", 10)
 		b.Stream, b.Ring, b.First, b.Next, b.Position = 7, 7, number, number+1, number+1
 		if err := s.hand(t.Context(), b); err != fail {
@@ -180,8 +182,22 @@ func TestSourceRate(t *testing.T) {
 			t.Errorf("%d dropped, %d told", dropped, told["loud"])
 		}
 		bring("loud", 10, 7)
+		time.Sleep(time.Minute)
 		if told["loud"] != uint64(dropped) {
 			t.Errorf("told twice: %v", told)
+		}
+
+		// Nothing comes any more: the last one goes with what is told of the others.
+		clear(taken)
+		clear(told)
+		before := s.Stats().Limited
+		for range 40 {
+			bring("loud", 980, 7)
+		}
+		at := taken["loud"]
+		time.Sleep(2 * time.Second)
+		if taken["loud"] != at+1 || told["loud"] != uint64(39-at) || s.Stats().Limited-before != uint64(39-at) || s.rates.kept != 0 {
+			t.Errorf("%v, %v, %+v", taken, told, s.Stats())
 		}
 		// Mixed and unnumbered: each source by itself.
 		time.Sleep(time.Minute)
@@ -197,6 +213,27 @@ func TestSourceRate(t *testing.T) {
 		}
 		if n := len(s.rates.buckets); n > maxBuckets+1 {
 			t.Errorf("%d buckets", n)
+		}
+	})
+}
+
+// A server that ends tells at once.
+func TestSourceRateClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		taken, told := 0, uint64(0)
+		s := NewServer(envelope.WriterFunc(func(_ context.Context, b envelope.Batch) error {
+			taken += b.Count
+			told += b.Missed
+			return nil
+		}), &ServerOptions{SourceRate: 1, SourceBurst: 1})
+		for range 10 {
+			s.hand(t.Context(), batchOf("a", 10))
+		}
+		s.hand(t.Context(), batchOf("b", 10))
+		s.hand(t.Context(), batchOf("b", maxKept)) // too long to be kept
+		s.Close()
+		if taken != 3 || told != 8 || s.Stats().Limited != 9 {
+			t.Errorf("taken %d, told %d, %+v", taken, told, s.Stats())
 		}
 	})
 }

@@ -235,6 +235,48 @@ func TestRouterShutsDown(t *testing.T) {
 	})
 }
 
+// What a source sends beyond its rate is told in its stream, to the record, while
+// it goes on and when it stops; others are not touched.
+func TestRateLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{Plan: func(n int) faultnet.Faults {
+			if n == 0 {
+				return faultnet.Faults{ToServer: faultnet.Way{ResetAt: 150_000}}
+			}
+			return faultnet.Faults{}
+		}}
+		router, maker := loggregator.New(nil), loggregator.New(nil)
+		server := transport.NewServer(router, &transport.ServerOptions{SourceRate: 20_000, SourceBurst: 100_000})
+		ln, err := network.Listen("server:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go server.Serve(ln)
+		l := link(t, network, "server:1", maker)
+		for i := range 100 {
+			emit(t, maker, "m", "loud", 100*i, 100)
+			emit(t, maker, "m", "other", 10*i, 10)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if left, err := l.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Errorf("%d left, %v", left, err)
+		}
+		time.Sleep(2 * time.Second)
+		seen, told := collect(t, router)
+		if s := router.Stats(); uint64(len(seen))+told != 11_000 || told < 1000 || s.LostFor[envelope.ReasonRate] != told || server.Stats().Limited < told {
+			t.Errorf("%d arrived, %d told; %+v, %+v", len(seen), told, s, server.Stats())
+		}
+		for i := range 1000 {
+			if seen[fmt.Sprint("m other ", i)] != 1 {
+				t.Fatalf("record %d of the other", i)
+			}
+		}
+		server.Close()
+		maker.Close()
+		router.Close()
+	})
+}
+
 // Datagrams that are lost on the way to a router are told in their source's
 // stream, to the record, with the reason.
 func TestDatagramsLost(t *testing.T) {

@@ -52,8 +52,9 @@ type ServerOptions struct {
 	NewSources int
 	// SourceRate bounds the records of each source, over all connections, in bytes
 	// a second. What is beyond it is dropped by whole batches, counted, and told in
-	// the source's stream, with envelope.ReasonRate, with the next record that is
-	// taken. Zero is no bound.
+	// the source's stream, with envelope.ReasonRate, before the next record that is
+	// taken; if there is none for a second, the last one of those dropped is taken
+	// after all, if it is no longer than 8 KiB. Zero is no bound.
 	SourceRate int64
 	// SourceBurst is how many bytes a source may bring at once within SourceRate,
 	// after it has been silent. Default one second's worth, at least 64 KiB.
@@ -298,6 +299,7 @@ func (s *Server) Close() error {
 func (s *Server) wait() {
 	s.wg.Wait()
 	s.packets.Wait()
+	s.tellAll()
 }
 
 // stop ends accepting, reads datagrams until then, and applies f to every
