@@ -5,10 +5,12 @@ package ringbuf_test
 import (
 	"bufio"
 	"bytes"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -58,7 +60,7 @@ func appendUntilKilled(dir string) {
 		}
 	}
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
-	for {
+	for i := 1; ; i++ {
 		k := rng.IntN(killRings)
 		if rng.IntN(3) > 0 {
 			k = 0 // a loud one
@@ -73,7 +75,15 @@ func appendUntilKilled(dir string) {
 			b.Stream, b.First, b.Next = envelope.StreamID(killMaker+k), next, next+uint64(b.Count)
 		}
 		rings[k].Append(b, nil)
-		fmt.Printf("at %d %d;\n", k, next+uint64(b.Count))
+		if i%10 > 0 {
+			continue // so that it does not spend its life saying where it is
+		}
+		var at []byte
+		for k, r := range rings {
+			_, next := r.Bounds()
+			at = fmt.Appendf(at, "at %d %d;\n", k, next)
+		}
+		os.Stdout.Write(at)
 	}
 }
 
@@ -96,7 +106,7 @@ func checkKilled(t *testing.T, dir string, said *[killRings]uint64, ids map[stri
 		}
 		ids[r.Key()] = r.ID()
 		first, next := r.Bounds()
-		if next < said[k] || next > said[k]+20 && said[k] > 0 {
+		if next < said[k] || next > said[k]+200 && said[k] > 0 {
 			t.Fatalf("ring %d goes to %d, it was said to be at %d", k, next, said[k])
 		}
 		if k == 0 && next-first < 50 && said[k] > 5000 {
@@ -131,10 +141,11 @@ func TestKilled(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "rings")
 	var said [killRings]uint64
 	ids := make(map[string]envelope.StreamID)
-	rounds := 20
-	if testing.Short() {
-		rounds = 8
+	rounds, err := strconv.Atoi(flag.Lookup("seeds").Value.String())
+	if err != nil {
+		t.Fatal(err)
 	}
+	rounds = max(8, rounds/3)
 	for round := range rounds {
 		c := child(t, "append", dir)
 		out, err := c.StdoutPipe()
@@ -145,7 +156,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		for n := 1 + rand.IntN(2000); lines.Scan(); n-- {
+		for n := 1 + rand.IntN(4000); lines.Scan(); n-- {
 			if n == 0 {
 				c.Process.Kill()
 			}

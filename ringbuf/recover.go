@@ -75,6 +75,11 @@ func (s *Store) restore(trusted bool) error {
 	}
 	rc.byAge(time.Now().UnixNano())
 	rc.free()
+	if s.arena.mapped == 0 { // a disk that is full shows at once
+		if err := s.arena.grow(); err != nil {
+			return err
+		}
+	}
 	if err := s.rewrite(); err != nil {
 		return err
 	}
