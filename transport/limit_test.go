@@ -183,6 +183,7 @@ func TestSourceRate(t *testing.T) {
 		}
 		bring("loud", 10, 7)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if told["loud"] != uint64(dropped) {
 			t.Errorf("told twice: %v", told)
 		}
@@ -196,11 +197,13 @@ func TestSourceRate(t *testing.T) {
 		}
 		at := taken["loud"]
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if taken["loud"] != at+1 || told["loud"] != uint64(39-at) || s.Stats().Limited-before != uint64(39-at) || s.rates.kept != 0 {
 			t.Errorf("%v, %v, %+v", taken, told, s.Stats())
 		}
 		// Mixed and unnumbered: each source by itself.
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		mixed := batchOf("loud", 30_000)
 		mixed.Records = append(append(mixed.Records, batchOf("a", 10).Records...), batchOf("loud", 10).Records...)
 		mixed.Count = 3
