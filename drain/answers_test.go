@@ -325,3 +325,48 @@ func TestF13OddTagsDelayNobody(t *testing.T) {
 		conserve(t, d.Stats(), 200)
 	})
 }
+
+// TestH16ResetAfterItWasStored sends what it must again with the same id, once.
+func TestH16ResetAfterItWasStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, nil)
+		s.answer = func(n int, _ string, w http.ResponseWriter) {
+			if n == 0 {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		src := newMemory()
+		src.lines(1, 0, 50)
+		d := open(t, "https-batch://example.com", src, s.options())
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conserve(t, d.Stats(), 50)
+		list := s.requests()
+		if len(list) != 2 || list[0].body != list[1].body || list[0].r.Header.Get("Idempotency-Key") != list[1].r.Header.Get("Idempotency-Key") {
+			t.Errorf("%d requests", len(list))
+		}
+	})
+}
+
+// TestR06OneURLForTwo has two applications with one URL: two drains, with numbers
+// of their own.
+func TestR06I08OneURLForTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, bad := newReceiver(), newReceiver()
+		bad.refuse = errors.New("connection refused")
+		src := newMemory()
+		a := open(t, "syslog://host", src, &Options{DialContext: good.dial})
+		b := open(t, "syslog://host", src, &Options{DialContext: bad.dial})
+		src.lines(1, 0, 1000)
+		start := time.Now()
+		good.await(1000)
+		if time.Since(start) > time.Second {
+			t.Errorf("the good one took %v", time.Since(start))
+		}
+		synctest.Wait()
+		if s, o := a.Stats(), b.Stats(); s.Delivered != 1000 || s.Failures != 0 || o.Delivered != 0 || o.Failures == 0 {
+			t.Errorf("%+v\n%+v", s, o)
+		}
+	})
+}

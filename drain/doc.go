@@ -8,9 +8,10 @@
 //	…
 //	err = d.Shutdown(ctx) // send the rest, then close
 //
-// A [Drain] is one receiver. A [Set] is the drains that a file of bindings
-// names, which it follows while running. A [Formatter] writes single envelopes
-// as syslog messages.
+// A [Drain] is one receiver. A [Set] is the drains that its Providers name, a
+// [File] or Cloud Foundry's servers ([CAPI], [BindingCache]), which it follows
+// while running; it can keep the places of its drains in a file, so that they
+// outlive the process. A [Formatter] writes single envelopes as syslog messages.
 //
 // # Delivery
 //

@@ -285,7 +285,7 @@ func TestR01MissedIsTold(t *testing.T) {
 	})
 }
 
-func TestFiltered(t *testing.T) {
+func TestR02Filtered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, rcv := newMemory(), newReceiver()
 		d := open(t, "syslog://host?drain-data=metrics", src, &Options{DialContext: rcv.dial})
@@ -318,7 +318,7 @@ func TestPlatformNoticeIsDelivered(t *testing.T) {
 	})
 }
 
-func TestShutdownDeadlineCountsWhatIsLeft(t *testing.T) {
+func TestX02ShutdownDeadlineCountsWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, rcv := newMemory(), newReceiver()
 		rcv.refuse = errors.New("down")
@@ -386,7 +386,7 @@ func (c *resetConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestPacingGathersLines(t *testing.T) {
+func TestS05PacingGathersLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, rcv := newMemory(), newReceiver()
 		var c *writeCounter
@@ -588,7 +588,7 @@ func (e endless) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 	}
 }
 
-func TestShutdownUnderLoad(t *testing.T) {
+func TestX01ShutdownUnderLoad(t *testing.T) {
 	src := endless{envelope.AppendLog(nil, shop.Encode(), stamp, envelope.Out, []byte("x"))}
 	d := open(t, "syslog://host", src, &Options{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		here, there := net.Pipe()

@@ -196,7 +196,7 @@ func TestD05NameServerFails(t *testing.T) {
 	})
 }
 
-func TestD02D03D04D08D10D11Dialing(t *testing.T) {
+func TestD03D04D08D10D11Dialing(t *testing.T) {
 	internal := InternalNetworks()
 	for name, c := range map[string]struct {
 		host   string
@@ -661,4 +661,86 @@ func TestI07CatchUpIsBounded(t *testing.T) {
 		}
 		conserve(t, d.Stats(), 30_000)
 	})
+}
+
+// TestD02OldHostDies has a name that means another host when the old one is gone:
+// the next attempt goes there.
+func TestD02OldHostDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, n := newMemory(), &town{rcv: newReceiver()}
+		n.set("host", "192.0.2.1")
+		d := open(t, "syslog://host", src, n.options(rules{}))
+		src.lines(1, 0, 10)
+		time.Sleep(time.Second)
+		n.set("host", "192.0.2.2")
+		n.rcv.conns[0].Close()
+		synctest.Wait()
+		src.lines(1, 10, 20)
+		time.Sleep(time.Second)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conserve(t, d.Stats(), 20)
+		if !slices.Equal(n.dialed, []string{"192.0.2.1:514", "192.0.2.2:514"}) || len(n.rcv.texts()) != 20 {
+			t.Errorf("dialled %v, %d messages", n.dialed, len(n.rcv.texts()))
+		}
+	})
+}
+
+// TestD06ResolverHangs has a resolver that does not answer for one name: other
+// drains do not wait for it.
+func TestD06ResolverHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, n := newMemory(), &town{rcv: newReceiver()}
+		n.set("good", "192.0.2.1")
+		o := n.options(rules{})
+		o.own.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			if host == "bad" {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return n.lookup(ctx, host)
+		}
+		bad := open(t, "syslog://bad", src, o)
+		good := open(t, "syslog://good", src, o)
+		src.lines(1, 0, 10)
+		time.Sleep(dialTimeout + time.Millisecond)
+		if g, b := good.Stats(), bad.Stats(); g.Delivered != 10 || b.Failures != 1 || b.Cause != CauseTimeout {
+			t.Errorf("%+v\n%+v", g, b)
+		}
+	})
+}
+
+// TestDefaults holds the defaults that users may rely on.
+func TestDefaults(t *testing.T) {
+	o := (*Options)(nil).withDefaults()
+	for name, c := range map[string][2]any{
+		"dial":            {dialTimeout, 10 * time.Second},
+		"HTTP headers":    {headerTimeout, 10 * time.Second},
+		"keepalive":       {keepAlive.Idle, 15 * time.Second},
+		"idle, TCP":       {o.MaxIdle, 4 * time.Minute},
+		"age":             {o.MaxAge, 10 * time.Minute},
+		"batch":           {bodySize, 512 << 10},
+		"batch pace":      {batchPace <= time.Second, true},
+		"notices":         {noticeInterval, 30 * time.Second},
+		"TLS":             {o.TLS.MinVersion, uint16(tls.VersionTLS12)},
+		"user timeout":    {userTimeout <= 30*time.Second, true},
+		"state to an app": {repeatInterval, 5 * time.Minute},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("%s: %v, want %v", name, c[0], c[1])
+		}
+	}
+	for failures, most := range []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond} {
+		for range 100 {
+			if d := o.Backoff(failures); d < 0 || d > most {
+				t.Errorf("pause %d: %v", failures, d)
+			}
+		}
+	}
+	for range 100 {
+		if d := o.Backoff(50); d > 30*time.Second {
+			t.Errorf("pause %v", d)
+		}
+	}
 }

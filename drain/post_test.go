@@ -161,7 +161,7 @@ func TestH02Batch(t *testing.T) {
 	})
 }
 
-func TestStatusTable(t *testing.T) {
+func TestH03H04H06H09H10H11H12Status(t *testing.T) {
 	for _, c := range []struct {
 		status   int
 		header   string        // Retry-After

@@ -6,8 +6,11 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -56,7 +59,7 @@ func newSecure(t *testing.T, change func(*tls.Config)) *secureSite {
 	return s
 }
 
-func TestSyslogTLS(t *testing.T) {
+func TestL10SyslogTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, src := newSecure(t, nil), newMemory()
 		src.lines(1, 0, 3)
@@ -160,4 +163,59 @@ func TestL08HandshakeHangs(t *testing.T) {
 		d.Close()
 		p.Close()
 	})
+}
+
+// TestL12WriteHangs is a receiver that takes the handshake and then nothing: a
+// connection on which a write was given up is not used again, and what was on it
+// comes whole on the next.
+func TestL12WriteHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, src := newSecure(t, nil), newMemory()
+		conns := 0
+		d := open(t, "syslog-tls://example.com", src, &Options{TLS: &tls.Config{RootCAs: s.pool}, MaxAge: -1,
+			DialContext: func(ctx ctx, network, addr string) (net.Conn, error) {
+				c, err := s.pipes.dial(ctx, network, addr)
+				if conns++; conns == 1 && err == nil {
+					c = &stuck{Conn: c}
+				}
+				return c, err
+			}})
+		time.Sleep(time.Second)
+		start := time.Now()
+		src.lines(1, 0, 300)
+		for next := 0; next < 300; {
+			if m := <-s.got; strings.Contains(m, "seq=") {
+				parse(t, m)
+				var n int
+				if fmt.Sscanf(m[strings.LastIndex(m, "seq="):], "seq=%d", &n); n != next && n != 0 {
+					t.Fatalf("%q where %d should be", m, next)
+				}
+				next = n + 1
+			}
+		}
+		if took := time.Since(start); took < writeTimeout || took > writeTimeout+2*time.Second || conns != 2 {
+			t.Errorf("after %v over %d connections", took, conns)
+		}
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conserve(t, d.Stats(), 300)
+	})
+}
+
+// stuck takes no more than one large record.
+type stuck struct {
+	net.Conn
+	large int
+}
+
+func (c *stuck) Write(p []byte) (int, error) {
+	if len(p) > 10_000 {
+		if c.large++; c.large > 1 {
+			time.Sleep(writeTimeout)
+			return 0, os.ErrDeadlineExceeded
+		}
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
 }

@@ -120,7 +120,7 @@ func TestF20Filters(t *testing.T) {
 	}
 }
 
-func TestURLs(t *testing.T) {
+func TestT12D04URLs(t *testing.T) {
 	for raw, want := range map[string]string{
 		"syslog://host":                         "syslog://host:514",
 		"syslog-tls://u:p@host/secret?x=secret": "syslog-tls://host:6514",
