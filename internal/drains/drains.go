@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ type Flags struct {
 	CAPI, Cache             string
 	askCert, askKey, askCA  string
 	askInterval             time.Duration
-	allow                   string
+	allow, ports            string
 	drainCA, drainCert, key string
 	perApp                  int
 }
@@ -45,6 +46,7 @@ func (f *Flags) Register(fs *flag.FlagSet, positions string) {
 	fs.StringVar(&f.askCA, "drains-ca", "", "PEM `file` of the CA of these two; default the system's")
 	fs.DurationVar(&f.askInterval, "drains-interval", 15*time.Second, "how often they are asked, give or take a fifth")
 	fs.StringVar(&f.allow, "drains-allow", "", "internal `networks` that their drains may reach all the same, with commas between, as 10.1.0.0/16; the drains of the file may reach everything")
+	fs.StringVar(&f.ports, "drains-ports", "", "`ports` that their drains may use, with commas between, as 443,514,1024-65535; empty: all")
 	fs.IntVar(&f.perApp, "drains-per-app", drain.DefaultPerApp, "how many drains they may name for one application; negative: any")
 	fs.StringVar(&f.drainCA, "drain-ca", "", "PEM `file` of certificates that drains trust besides the system's")
 	fs.StringVar(&f.drainCert, "drain-cert", "", "PEM `file` of the certificate that drains show to receivers that ask for one")
@@ -66,6 +68,9 @@ func (f *Flags) Open(src envelope.Source, tell envelope.Writer, log *slog.Logger
 	tenants := *opts
 	tenants.Deny = drain.InternalNetworks()
 	if tenants.Allow, err = parseNetworks(f.allow); err != nil {
+		return nil, err
+	}
+	if tenants.Ports, err = parsePorts(f.ports); err != nil {
 		return nil, err
 	}
 	set := &drain.SetOptions{Drains: opts, Tenants: &tenants, PerApp: f.perApp, Positions: f.PositionsFile()}
@@ -174,6 +179,25 @@ func parseNetworks(s string) (list []netip.Prefix, err error) {
 			p = netip.PrefixFrom(ip, ip.BitLen())
 		}
 		list = append(list, p)
+	}
+	return list, nil
+}
+
+func parsePorts(s string) (list [][2]uint16, err error) {
+	if s == "" {
+		return nil, nil
+	}
+	for item := range strings.SplitSeq(s, ",") {
+		from, to, ok := strings.Cut(strings.TrimSpace(item), "-")
+		if !ok {
+			to = from
+		}
+		low, err1 := strconv.ParseUint(from, 10, 16)
+		high, err2 := strconv.ParseUint(to, 10, 16)
+		if err1 != nil || err2 != nil || low > high {
+			return nil, fmt.Errorf("-drains-ports: %q is no port like 443 and no range like 1024-65535", item)
+		}
+		list = append(list, [2]uint16{uint16(low), uint16(high)})
 	}
 	return list, nil
 }
