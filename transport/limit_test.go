@@ -128,9 +128,12 @@ func TestNewcomers(t *testing.T) {
 // next record that is taken; other sources have theirs.
 func TestSourceRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // timers write, too
 		taken, told := make(map[string]int), make(map[string]uint64)
 		var fail error
 		s := NewServer(envelope.WriterFunc(func(_ context.Context, b envelope.Batch) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if fail != nil {
 				return fail
 			}
@@ -145,6 +148,11 @@ func TestSourceRate(t *testing.T) {
 			return nil
 		}), &ServerOptions{SourceRate: 1000, SourceBurst: 10_000})
 		defer s.Close()
+		look := func(f func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			f()
+		}
 		number := uint64(1)
 		bring := func(source string, size int, stream envelope.StreamID) {
 			b := batchOf(source, size)
@@ -168,7 +176,7 @@ func TestSourceRate(t *testing.T) {
 		if s.Stats().Limited != uint64(dropped) {
 			t.Errorf("%+v", s.Stats())
 		}
-		fail = errors.New("not now")
+		look(func() { fail = errors.New("not now") })
 		time.Sleep(time.Second / 2)
 		s.rates.buckets["loud"].bytes = 1 // it may bring one more
 		b := batchOf("loud", 10)
@@ -176,7 +184,7 @@ func TestSourceRate(t *testing.T) {
 		if err := s.hand(t.Context(), b); err != fail {
 			t.Error(err)
 		}
-		fail = nil
+		look(func() { fail = nil })
 		bring("loud", 10, 7)
 		if told["loud"] != uint64(dropped) {
 			t.Errorf("%d dropped, %d told", dropped, told["loud"])
@@ -189,13 +197,13 @@ func TestSourceRate(t *testing.T) {
 		}
 
 		// Nothing comes any more: the last one goes with what is told of the others.
-		clear(taken)
-		clear(told)
+		look(func() { clear(taken); clear(told) })
 		before := s.Stats().Limited
 		for range 40 {
 			bring("loud", 980, 7)
 		}
-		at := taken["loud"]
+		var at int
+		look(func() { at = taken["loud"] })
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if taken["loud"] != at+1 || told["loud"] != uint64(39-at) || s.Stats().Limited-before != uint64(39-at) || s.rates.kept != 0 {
@@ -207,7 +215,7 @@ func TestSourceRate(t *testing.T) {
 		mixed := batchOf("loud", 30_000)
 		mixed.Records = append(append(mixed.Records, batchOf("a", 10).Records...), batchOf("loud", 10).Records...)
 		mixed.Count = 3
-		clear(taken)
+		look(func() { clear(taken) })
 		if err := s.hand(t.Context(), mixed); err != nil || taken["loud"] != 1 || taken["a"] != 1 {
 			t.Errorf("%v, %v", err, taken)
 		}
