@@ -361,9 +361,8 @@ func TestDaemonMemoryDir(t *testing.T) {
 			fmt.Fprintf(conn, "<14>1 2026-01-02T03:04:05Z host prog - - - %d x\n", from+i)
 		}
 	}
-	taken := func(n int) {
+	shows := func(want string) {
 		t.Helper()
-		want := fmt.Sprintf("loggregator_agent_records_total{name=\"syslog 1\",section=\"syslog\"} %d\n", n)
 		var body string
 		d.says("/debug/pprof")
 		eventually(t, func() bool {
@@ -377,6 +376,10 @@ func TestDaemonMemoryDir(t *testing.T) {
 			return strings.Contains(body, want)
 		}, func() string { return body })
 	}
+	taken := func(n int) {
+		t.Helper()
+		shows(fmt.Sprintf("\nloggregator_agent_records_total{name=\"syslog 1\",section=\"syslog\"} %d\n", n))
+	}
 	send(0)
 	taken(lines)
 	d.end(syscall.SIGKILL)
@@ -388,6 +391,7 @@ func TestDaemonMemoryDir(t *testing.T) {
 	}
 	s := serve(t, ln, nil)
 	eventually(t, func() bool { times, _ := s.tally("shop"); return len(times) >= 2*lines }, d.out.String)
+	shows("\nloggregator_agent_records_held 0\n") // what is acknowledged is given up
 	d.end(syscall.SIGKILL)
 	d.start()
 	send(2 * lines)

@@ -219,7 +219,9 @@ func TestTruncate(t *testing.T) {
 	b.append("app.log", long("1")+long("2")).look().want(line("1"), line("2"))
 	b.truncate("app.log").look().append("app.log", "3\n").look().want("3")
 	b.truncate("app.log").append("app.log", long("4")).look().want(line("4")) // grown beyond meanwhile
-	if s := b.f.Stats(); s.Truncated != 2 || s.Unknown != 2 {
+	// The same length, and the same just before where we were.
+	b.truncate("app.log").append("app.log", long("5")+long("6")).look().want(line("5"), line("6"))
+	if s := b.f.Stats(); s.Truncated != 3 || s.Unknown != 3 {
 		t.Errorf("%+v", s)
 	}
 	// Whoever does not append leaves a hole.
@@ -317,6 +319,17 @@ func TestStart(t *testing.T) {
 	b.crash().start(func(g *Group, _ *Options) { g.FromEnd = true }).look().want()
 	b.append("app.log", "new\n").look().want("new")
 	b.rename("app.log", "app.log.1").append("app.log", "newer\n").look().want("newer")
+}
+
+// TestForcedEnd: a line that was taken for ended, and went on, is another one when
+// it is read again. What follows it is not taken for a repeat.
+func TestForcedEnd(t *testing.T) {
+	b := newBench(t).start(nil)
+	b.append("app.log", "0\n").look().look(2 * time.Second).look().want("0")
+	b.safe = false
+	b.append("app.log", "par").rename("app.log", "app.log.1").look().look(2 * time.Second).want("par")
+	b.append("app.log.1", "tial\n").look().want("tial")
+	b.crash().append("app.log.1", "next\n").start(nil).look().want("next")
 }
 
 // TestGoneMeanwhile: the rest of a file that is not there after a restart is

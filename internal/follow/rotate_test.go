@@ -183,12 +183,26 @@ func writeRotating(t *testing.T, path, way string, rotations, lines int) {
 	f.Close()
 }
 
-// BenchmarkFollow reads lines of 200 bytes into a router.
+// BenchmarkFollow reads lines of 200 bytes into a router, each a record, or ten
+// of them one.
 func BenchmarkFollow(b *testing.B) {
+	for _, join := range []*Join{nil, {Indent: true}} {
+		b.Run(fmt.Sprintf("joined=%v", join != nil), func(b *testing.B) { benchmarkFollow(b, join) })
+	}
+}
+
+func benchmarkFollow(b *testing.B, join *Join) {
 	const lines = 200_000
 	path := filepath.Join(b.TempDir(), "app.log")
-	line := append(bytes.Repeat([]byte("x"), 199), '\n')
-	if err := os.WriteFile(path, bytes.Repeat(line, lines), 0o644); err != nil {
+	ten := bytes.Repeat(append(bytes.Repeat([]byte("x"), 199), '\n'), 10)
+	records := uint64(lines)
+	if join != nil {
+		for i := 200; i < len(ten); i += 200 {
+			ten[i] = ' '
+		}
+		records = lines/10 - 1 // the last one waits for more
+	}
+	if err := os.WriteFile(path, bytes.Repeat(ten, lines/10), 0o644); err != nil {
 		b.Fatal(err)
 	}
 	p, err := ParsePattern(path)
@@ -202,6 +216,7 @@ func BenchmarkFollow(b *testing.B) {
 	for b.Loop() {
 		f, err := New([]*Group{{
 			Paths:  []*Pattern{p},
+			Join:   join,
 			Writer: router,
 			Identify: func(string, map[string]string) (envelope.Identity, envelope.LogType, error) {
 				return envelope.Identity{SourceID: "s", InstanceID: "0", Tags: map[string]string{"app_name": "shop", "source_type": "APP"}}, envelope.Out, nil
@@ -212,7 +227,7 @@ func BenchmarkFollow(b *testing.B) {
 		}
 		for f.pass(time.Now(), lookAll) == passMore {
 		}
-		if s := f.Stats(); s.Records != lines || s.Refused != 0 {
+		if s := f.Stats(); s.Records != records || s.Refused != 0 {
 			b.Fatalf("%+v", s)
 		}
 		for _, fl := range f.files {
