@@ -26,7 +26,7 @@
 // arrived; that is told to everyone by a line in the source's own stream, of
 // source type LGR. [Router.Stats] has all of it as numbers:
 //
-//	Accepted + Marked = Evicted + Expired + Held
+//	Accepted + Marked + Recovered = Evicted + Expired + Released + Held
 //
 // Publishing never waits for readers and never blocks on I/O.
 //
@@ -35,6 +35,10 @@
 // [New] starts one goroutine. Shutdown takes no more, lets readers finish, and
 // closes; Close does so at once. Both may be called twice, and return when the
 // goroutine has ended.
+//
+// With a directory ([Options].Dir, [Open]) the rings outlive the process, closed
+// or killed: the next Router begins with what they hold, and cursors go on in it.
+// Package ringbuf says what a machine that goes down may take along.
 //
 // # Memory
 //
