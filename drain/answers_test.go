@@ -370,3 +370,22 @@ func TestR06I08OneURLForTwo(t *testing.T) {
 		}
 	})
 }
+
+func TestT14MaxAgeHTTPS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, src := newSite(t, nil), newMemory()
+		d := open(t, "https-batch://example.com", src, s.options())
+		for i := range 1800 {
+			src.lines(1, i, i+1)
+			time.Sleep(time.Second)
+		}
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		st := d.Stats()
+		conserve(t, st, 1800)
+		if st.Connects < 5 || st.Connects > 8 || st.Failures != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}

@@ -231,7 +231,11 @@ func (s *sender) fail(err error, state State) {
 		s.warnedAt, s.warned = time.Now(), true
 		s.log.Warn("receiver does not take logs; trying again until it is back", "error", err)
 	}
-	if cause != CauseClosed {
+	switch cause {
+	case CauseClosed:
+	case CauseAnswer:
+		s.teller.state(s, "Failed to send to "+s.feed.target.String()+": "+err.Error())
+	default:
 		s.teller.state(s, "Failed to connect to "+s.feed.target.String()+": "+err.Error())
 	}
 }

@@ -66,8 +66,8 @@ type Options struct {
 	Backoff func(failures int) time.Duration
 
 	// MaxAge is how long a connection is used, give or take a fifth, so that
-	// load balancers can spread drains and certificates are looked at. Zero
-	// means DefaultMaxAge, negative for ever.
+	// load balancers can spread drains and certificates are looked at; of HTTPS
+	// half of that. Zero means DefaultMaxAge, negative for ever.
 	MaxAge time.Duration
 
 	// MaxIdle is how long a syslog connection stays open with nothing to send.

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,6 +42,8 @@ type poster struct {
 	gzip    bool      // until it refuses that
 	gone    time.Time // since when it has answered nothing but 410
 
+	until atomic.Int64 // when the connection is old, in nanoseconds since 1970; 0: never
+
 	backoff func(failures int) time.Duration
 	report  func(err error, state State) // of each failure; nil: success
 }
@@ -48,7 +51,8 @@ type poster struct {
 func newPoster(t *target, o *Options, token string, connected func(expires time.Time)) *poster {
 	u := *t.url
 	u.Scheme = "https"
-	return &poster{
+	var p *poster
+	p = &poster{
 		client: &http.Client{
 			// A redirect would send logs and credentials where nobody said.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -65,6 +69,9 @@ func newPoster(t *target, o *Options, token string, connected func(expires time.
 					if err != nil {
 						raw.Close()
 						return nil, err
+					}
+					if o.MaxAge > 0 {
+						p.until.Store(time.Now().Add(o.MaxAge*2/5 + mathrand.N(o.MaxAge/5+1)).UnixNano())
 					}
 					connected(expires)
 					return secure, nil
@@ -84,6 +91,7 @@ func newPoster(t *target, o *Options, token string, connected func(expires time.
 		gzip:    t.gzip,
 		backoff: o.Backoff,
 	}
+	return p
 }
 
 // post sends frames, in as many requests as it takes, and waits and tries again
@@ -283,6 +291,10 @@ func (p *poster) send(ctx context.Context, body []byte, n int, id string) (*http
 		request.Header.Set("Logplex-Msg-Count", strconv.Itoa(n))
 		request.Header.Set("Logplex-Frame-Id", id)
 		request.Header.Set("Logplex-Drain-Token", p.token)
+	}
+	if until := p.until.Load(); until != 0 && time.Now().UnixNano() > until {
+		p.until.Store(0)
+		p.client.CloseIdleConnections() // the next one resolves the name
 	}
 	response, err := p.client.Do(request)
 	if err != nil {
