@@ -22,6 +22,7 @@ import (
 	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/ringbuf"
 	"github.com/cloudfoundry/loggregator/transport"
+	"github.com/cloudfoundry/loggregator/transport/dropsonde"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
@@ -41,12 +42,12 @@ other software and runs until Ctrl-C.
 func main() { daemon.Main("loggregator", run) }
 
 type config struct {
-	ingest, ingestUDP, http, ops string
-	drains                       drains.Flags
-	budget                       int64
-	recentDir                    string
-	maxAge, grace                time.Duration
-	insecure                     bool
+	ingest, ingestUDP, v1UDP, http, ops string
+	drains                              drains.Flags
+	budget                              int64
+	recentDir                           string
+	maxAge, grace                       time.Duration
+	insecure                            bool
 }
 
 func parse(args []string, stderr io.Writer) (config, error) {
@@ -56,6 +57,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.Usage = daemon.Usage(fs, about)
 	fs.StringVar(&c.ingest, "ingest", "127.0.0.1:3456", "`address` at which agents and programs send, over TCP; empty turns it off")
 	fs.StringVar(&c.ingestUDP, "ingest-udp", "127.0.0.1:3456", "`address` at which datagrams are taken, one batch each; empty turns it off")
+	fs.StringVar(&c.v1UDP, "v1-udp", "127.0.0.1:3457", "`address` at which old components send dropsonde datagrams; empty turns it off")
 	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "`address` at which people read; empty turns it off")
 	fs.StringVar(&c.ops, "ops", "127.0.0.1:6060", "`address` for operators: /metrics /healthz /readyz /v1/drains /debug/pprof; empty turns it off")
 	c.drains.Register(fs, "")
@@ -97,6 +99,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	server := transport.NewServer(router, &transport.ServerOptions{Logger: log})
 	defer server.Close()
+	v1 := dropsonde.NewServer(router, &dropsonde.Options{Logger: log})
+	defer v1.Close()
 	handler := httpapi.New(router, &httpapi.Options{Logger: log})
 	defer handler.Close()
 	var set *drain.Set
@@ -115,6 +119,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	oldDatagrams, err := daemon.ListenPacket("v1-udp", c.v1UDP, c.insecure)
+	if err != nil {
+		return err
+	}
 	people, err := daemon.Listen("http", "tcp", c.http, c.insecure)
 	if err != nil {
 		return err
@@ -126,7 +134,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	serving, failed := errgroup.WithContext(ctx)
 	peopleServer := daemon.HTTPServer(handler, log)
-	forOperators := ops.Handler(metrics(router, server, handler, set), func() error { return nil })
+	forOperators := ops.Handler(metrics(router, server, v1, handler, set), func() error { return nil })
 	forOperators.Handle("GET /v1/drains", drains.Handler(set))
 	opsServer := daemon.HTTPServer(forOperators, log)
 	if ingest != nil {
@@ -134,6 +142,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if datagrams != nil {
 		serving.Go(func() error { return ended(server.ServePacket(datagrams)) })
+	}
+	if oldDatagrams != nil {
+		serving.Go(func() error { return ended(v1.ServePacket(oldDatagrams)) })
 	}
 	if people != nil {
 		serving.Go(func() error { return ended(peopleServer.Serve(people)) })
@@ -147,15 +158,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fmt.Fprintf(stdout, "Stopping: no more input; readers and drains have %v to finish.\n", c.grace)
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.grace)
 	defer cancel()
-	stopErr := stop(grace, server, set, router, handler, peopleServer, opsServer)
+	stopErr := stop(grace, server, v1, set, router, handler, peopleServer, opsServer)
 	report(stdout, router)
 	return errors.Join(serving.Wait(), stopErr)
 }
 
 // stop ends the parts in the direction of flow, so that what has been taken in
 // comes out.
-func stop(ctx context.Context, server *transport.Server, set *drain.Set, router *loggregator.Router, handler *httpapi.Handler, people, ops *http.Server) error {
-	errs := []error{server.Shutdown(ctx)}
+func stop(ctx context.Context, server *transport.Server, v1 *dropsonde.Server, set *drain.Set, router *loggregator.Router, handler *httpapi.Handler, people, ops *http.Server) error {
+	errs := []error{server.Shutdown(ctx), v1.Shutdown(ctx)}
 	if set != nil {
 		errs = append(errs, set.Shutdown(ctx))
 	}
@@ -165,7 +176,7 @@ func stop(ctx context.Context, server *transport.Server, set *drain.Set, router 
 
 // ended is nil for the errors by which servers say that they were told to stop.
 func ended(err error) error {
-	if errors.Is(err, transport.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, transport.ErrClosed) || errors.Is(err, dropsonde.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return err
@@ -178,6 +189,9 @@ func announce(out io.Writer, c config, found ringbuf.Recovery, set *drain.Set) {
 	}
 	if c.ingestUDP != "" {
 		fmt.Fprintf(out, "           udp://%s    one batch a datagram\n", c.ingestUDP)
+	}
+	if c.v1UDP != "" {
+		fmt.Fprintf(out, "           udp://%s    dropsonde, from components of the old API\n", c.v1UDP)
 	}
 	if c.http != "" {
 		fmt.Fprintf(out, "  read     http://%s   cf-logs --target http://%[1]s --app NAME\n", c.http)

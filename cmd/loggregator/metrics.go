@@ -7,11 +7,12 @@ import (
 	"github.com/cloudfoundry/loggregator/internal/drains"
 	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport"
+	"github.com/cloudfoundry/loggregator/transport/dropsonde"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
 // metrics lists the figures of all parts.
-func metrics(router *loggregator.Router, server *transport.Server, handler *httpapi.Handler, set *drain.Set) func(func(ops.Metric)) {
+func metrics(router *loggregator.Router, server *transport.Server, v1 *dropsonde.Server, handler *httpapi.Handler, set *drain.Set) func(func(ops.Metric)) {
 	return func(add func(ops.Metric)) {
 		figure := func(name, help string, value float64, labels ...string) {
 			add(ops.Metric{Name: name, Help: help, Value: value, Labels: labels})
@@ -51,6 +52,13 @@ func metrics(router *loggregator.Router, server *transport.Server, handler *http
 		figure("ingest_datagrams_dropped_total", "Datagrams that the system had no room for.", float64(s.Dropped))
 		for reason, n := range s.Refused {
 			figure("ingest_refused_total", "Connections and datagrams given up, by what was wrong with them.", float64(n), "reason", reason)
+		}
+
+		d := v1.Stats()
+		figure("v1_datagrams_total", "Dropsonde datagrams received.", float64(d.Datagrams))
+		figure("v1_datagrams_dropped_total", "Dropsonde datagrams that the system had no room for.", float64(d.Dropped))
+		for reason, n := range d.Refused {
+			figure("v1_refused_total", "Dropsonde datagrams given up, by what was wrong with them.", float64(n), "reason", reason)
 		}
 
 		h := handler.Stats()

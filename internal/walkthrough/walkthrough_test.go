@@ -46,6 +46,7 @@ type world struct {
 	dir    string
 	bin    string
 	ingest string
+	v1     string // datagrams of the old API
 	people string
 	ops    string
 	drains string
@@ -57,7 +58,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, dir: t.TempDir(), bin: dir, ingest: freeAddr(t), people: freeAddr(t), ops: freeAddr(t)}
+	return &world{t: t, dir: t.TempDir(), bin: dir, ingest: freeAddr(t), v1: freeAddr(t), people: freeAddr(t), ops: freeAddr(t)}
 }
 
 func freeAddr(t testing.TB) string {
@@ -142,7 +143,7 @@ func until(t testing.TB, limit time.Duration, what string, ok func() bool) {
 
 func (w *world) serve() {
 	w.t.Helper()
-	args := []string{"-ingest", w.ingest, "-ingest-udp", w.ingest, "-http", w.people, "-ops", w.ops}
+	args := []string{"-ingest", w.ingest, "-ingest-udp", w.ingest, "-v1-udp", w.v1, "-http", w.people, "-ops", w.ops}
 	if w.drains != "" {
 		args = append(args, "-drains", w.drains)
 	}
@@ -504,7 +505,11 @@ func TestRubbishHarmsNobody(t *testing.T) {
 			}
 		}
 	}
-	if conn, err := net.Dial("udp", w.ingest); err == nil {
+	for _, addr := range []string{w.ingest, w.v1} {
+		conn, err := net.Dial("udp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for range 100 {
 			conn.Write(rubbish["random"][:1000])
 		}
@@ -527,6 +532,9 @@ func TestRubbishHarmsNobody(t *testing.T) {
 	}
 	if !strings.Contains(w.get("/metrics"), `loggregator_ingest_refused_total{reason="http"} 50`) {
 		t.Error("50 connections that spoke HTTP on the ingest port are not counted as such")
+	}
+	if !strings.Contains(w.get("/metrics"), `loggregator_v1_refused_total{reason="malformed"}`) {
+		t.Error("datagrams of rubbish on the old API's port are not counted")
 	}
 	said := w.server.said(w.server.errors)
 	if n := strings.Count(said, "\n"); n == 0 || n > 40 {
