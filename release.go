@@ -16,6 +16,17 @@ func (r *Router) End() envelope.Cursor {
 	return c
 }
 
+// Begin is the cursor before everything the Router holds now.
+func (r *Router) Begin() envelope.Cursor {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	c := envelope.Cursor{Rings: make(map[envelope.StreamID]uint64, len(r.sources))}
+	for _, src := range r.sources {
+		c.Rings[src.ring.ID()], _ = src.ring.Bounds()
+	}
+	return c
+}
+
 // Release gives up what lies before the cursor, so that a Router whose records
 // are there for one reader keeps its budget for what that reader has not seen.
 // Without it, a source that is suddenly loud gives up records of its own before

@@ -70,7 +70,7 @@ func (s *session) account(b *envelope.Batch, c *course) {
 		c.set(b.Stream, b.Next)
 		return
 	}
-	if next := c.number(b.Stream); next != b.First {
+	if next := c.number(b.Stream); next != b.First && !s.l.resumed[b.Ring] {
 		b.From = max(next, s.l.numbers.get(b.Stream))
 		switch {
 		case b.Stream == b.Ring && b.Position == b.Next: // so far the ring has but one maker

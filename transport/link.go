@@ -55,6 +55,13 @@ type LinkOptions struct {
 	// on one machine, up to 65507 take less time.
 	MaxDatagram int
 
+	// Resume is where the link begins in the rings of a Source that is older than
+	// it: Link.Acked of the link before, or Router.Begin if that is not known. What
+	// went before was not lost to this link; if it did not arrive, the server's
+	// numbers tell. In other rings it begins with the first record there ever was,
+	// and those that are gone are missed.
+	Resume envelope.Cursor
+
 	// Reason is why records are missing that the Source gave up before they could
 	// be sent, while there was a connection; without one it is
 	// envelope.ReasonLink. Default envelope.ReasonAgent.
@@ -127,11 +134,12 @@ type Link struct {
 
 	mu      sync.Mutex // of what follows, of lanes, and of the current sessions
 	acked   positions
-	numbers positions     // of makers' records, see course
-	moved   chan struct{} // closed when acked moves; nil if nobody waits
-	ended   bool          // the Source yields nothing more
-	torn    bool          // some lane's torn is not 0
-	met     bool          // there has been a connection
+	resumed map[envelope.StreamID]bool // rings of LinkOptions.Resume of which nothing was acknowledged yet
+	numbers positions                  // of makers' records, see course
+	moved   chan struct{}              // closed when acked moves; nil if nobody waits
+	ended   bool                       // the Source yields nothing more
+	torn    bool                       // some lane's torn is not 0
+	met     bool                       // there has been a connection
 	stats   LinkStats
 	share   *share    // which lane reads what
 	turn    sync.Cond // lanes that wait for their turn to read
@@ -194,6 +202,12 @@ func NewLink(addr string, src envelope.Source, o *LinkOptions) (*Link, error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	l := &Link{src: src, opts: o.withDefaults(), cancel: cancel, done: make(chan struct{}), nudge: make(chan struct{})}
 	l.turn.L = &l.mu
+	l.resumed = make(map[envelope.StreamID]bool)
+	for ring, at := range l.opts.Resume.Rings {
+		l.acked.set(ring, at)
+		l.resumed[ring] = true
+	}
+	l.opts.Resume = envelope.Cursor{}
 	for _, t := range targets {
 		l.lanes = append(l.lanes, &lane{l: l, target: t, seed: hashOf(t.String()), log: changes{to: l.opts.Logger}})
 	}

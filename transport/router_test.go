@@ -320,3 +320,66 @@ func TestDatagramsLost(t *testing.T) {
 		t.Errorf("%d arrived, %d told, %d lost; %+v, %+v", len(seen), told, lost, s, server.Stats())
 	}
 }
+
+// A link to a router that is older than it begins where it is told to. What went
+// before is no loss to a new server; one that knows the makers tells what did
+// not arrive.
+func TestResume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &faultnet.Network{}
+		maker := loggregator.New(&loggregator.Options{Budget: 1}) // that is MinBudget
+		connect := func(resume envelope.Cursor) *transport.Link {
+			t.Helper()
+			l, err := transport.NewLink("tcp://server:1", maker, &transport.LinkOptions{DialContext: network.DialContext, Resume: resume})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		emit(t, maker, "m", "app", 0, 100)
+		old := newHop(t, network, "server:1", nil)
+		l := connect(envelope.Cursor{})
+		if left, err := l.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Fatal(left, err)
+		}
+		acked := l.Acked()
+		old.hangUp(t)
+		for maker.Stats().Evicted < 5000 {
+			emit(t, maker, "m", "app", 100, 1000)
+		}
+
+		fresh := newHop(t, network, "server:1", nil)
+		l = connect(maker.Begin()) // where the link before stood is not known
+		if left, err := l.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Fatal(left, err)
+		}
+		fresh.hangUp(t)
+		if s := fresh.Stats(); s.Accepted != maker.Stats().Held || s.Lost != 0 {
+			t.Errorf("a new server: %+v", s)
+		}
+
+		old.listen(t, network, "server:1")
+		l = connect(maker.Begin())
+		if left, err := l.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Fatal(left, err)
+		}
+		if s := old.Stats(); s.Accepted+s.Lost != maker.Stats().Accepted || s.Lost == 0 {
+			t.Errorf("one that knows the maker: %+v, of %+v", s, maker.Stats())
+		}
+		old.hangUp(t)
+
+		known := newHop(t, network, "server:1", nil)
+		l = connect(acked)
+		if left, err := l.Shutdown(t.Context()); left != 0 || err != nil {
+			t.Fatal(left, err)
+		}
+		if s, made := known.Stats(), maker.Stats().Accepted; s.Accepted+s.Lost != made-100 {
+			t.Errorf("from where the first one stood: %+v, made %d", s, made)
+		}
+		known.hangUp(t)
+		for _, h := range []*hop{old, fresh, known} {
+			h.Close()
+		}
+		maker.Close()
+	})
+}

@@ -352,6 +352,9 @@ func (s *session) settle() {
 		if e.records > 0 || e.missed > 0 || e.position > s.l.acked.get(e.ring) {
 			s.l.advance(e.ring, e.position)
 		}
+		if e.records > 0 && len(s.l.resumed) > 0 {
+			delete(s.l.resumed, e.ring)
+		}
 		s.l.stats.Acked += e.records
 		s.l.stats.Missed += e.missed
 		s.l.stats.MissedFor[e.why] += e.missed
