@@ -21,9 +21,12 @@ type origin struct {
 	reach, hidden uint64
 }
 
-// maxOrigins bounds how many makers of records a ring remembers, to recognise
-// what they repeat.
-const maxOrigins = 4096
+// A ring remembers the makers of records, to recognise what they repeat: a few,
+// and those whose records it holds, up to a bound.
+const (
+	fewOrigins = 64
+	maxOrigins = 4096
+)
 
 // origin finds a maker of records, or where to insert it.
 func (r *Ring) origin(stream envelope.StreamID) (int, bool) {
@@ -103,15 +106,22 @@ func (r *Ring) reach(b *envelope.Batch) uint64 {
 	return beyond
 }
 
-// addOrigin adds a maker that is not known. If there are too many, the one that
-// has been silent for longest is forgotten.
+// addOrigin adds a maker that is not known. If there are many, those that have
+// been silent for longest are forgotten if none of their records is held, a few
+// at a time.
 func (r *Ring) addOrigin(o origin) int {
-	if len(r.origins) >= maxOrigins {
+	for range 4 {
+		if len(r.origins) < fewOrigins {
+			break
+		}
 		oldest := 0
 		for i := range r.origins {
 			if r.origins[i].at < r.origins[oldest].at {
 				oldest = i
 			}
+		}
+		if r.origins[oldest].at > r.first && len(r.origins) < maxOrigins {
+			break
 		}
 		r.origins = slices.Delete(r.origins, oldest, oldest+1)
 		r.s.used -= originCost

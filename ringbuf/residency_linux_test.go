@@ -91,6 +91,13 @@ var mixes = []mixture{
 			}
 		}
 	}},
+	{"always another maker", 0, func(m *mix) {
+		for i := 0; m.written < 2*mixBudget; i++ {
+			b := m.batch(i%100, 1, 100)
+			b.Stream, b.First, b.Next = envelope.StreamID(i+1), 1, 2
+			m.send(b)
+		}
+	}},
 	{"makers in turn", 0, func(m *mix) {
 		numbers := make([]uint64, 50)
 		for i := 0; m.written < 2*mixBudget; i++ {
