@@ -184,7 +184,7 @@ func (m *simulation) makeRing() {
 // come and go_ are sources that say nothing: what they cost is taken from the
 // others' blocks, whose memory goes back to the system, and comes again.
 func (m *simulation) come(n int) {
-	for ; n > 0 && !m.s.Full(); n-- {
+	for ; n > 0 && !m.crowded(); n-- {
 		mapped := m.s.arena.mapped
 		ring, err := m.s.NewRing("", nil)
 		if err != nil {
@@ -197,6 +197,10 @@ func (m *simulation) come(n int) {
 		}
 	}
 }
+
+// crowded reports whether rings leave no room that is sure to hold the largest
+// record.
+func (m *simulation) crowded() bool { return m.s.ringsUsed > m.s.budget/2 }
 
 func (m *simulation) go_() {
 	for _, ring := range m.tiny {

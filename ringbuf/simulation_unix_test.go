@@ -89,7 +89,7 @@ func (m *simulation) reopenDir() {
 	for _, r := range m.readers {
 		r.at = r.ring.ring.Reader(r.at.Position())
 	}
-	if m.s.Full() { // the budget was larger
+	if m.crowded() { // the budget was larger
 		m.go_()
 	}
 	m.verify()
