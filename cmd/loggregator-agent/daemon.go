@@ -119,7 +119,7 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 	if err != nil {
 		return err
 	}
-	link, err := transport.NewLink(strings.Join(c.Servers, ","), router, &transport.LinkOptions{CurrentTLS: current, Logger: log})
+	link, err := transport.NewLink(strings.Join(c.Servers, ","), router, &transport.LinkOptions{CurrentTLS: current, Resume: router.Begin(), Logger: log})
 	if err != nil {
 		return err
 	}
