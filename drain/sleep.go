@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -72,6 +73,10 @@ func (s *sender) sleep(wait time.Duration) bool {
 	if idle {
 		// All that was read is good, so this is all there is to know.
 		s.feed.read, s.feed.counted = envelope.Cursor{}, nil
+		maps.DeleteFunc(s.feed.seen, func(_ envelope.StreamID, age uint32) bool { return age == s.feed.age })
+		if len(s.feed.seen) == 0 {
+			s.feed.seen = nil
+		}
 		s.stopFeed, s.fed, s.sent, s.feed.ready, s.feed.space = nil, nil, nil, nil, nil
 	}
 	s.feed.mu.Unlock()
@@ -85,13 +90,18 @@ func (s *sender) sleep(wait time.Duration) bool {
 
 	q := s.again(s.feed.good)
 	stop := waker.Wake(q, s.wake)
-	timer := time.AfterFunc(wait, s.wake)
+	var timer *time.Timer // none if there is nothing to do but wait for records
+	if wait < time.Hour {
+		timer = time.AfterFunc(wait, s.wake)
+	}
 	if s.conn != nil {
 		s.conn.onDeath(s.wake)
 	}
 	s.cleanUp = func() {
 		stop()
-		timer.Stop()
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 
 	select {
@@ -114,7 +124,8 @@ func (s *sender) sleep(wait time.Duration) bool {
 	return fell
 }
 
-// rise goes on where sleep left off.
+// rise goes on where sleep left off. Of the rings and streams only those are still
+// in seen that were not seen in this age.
 func (s *sender) rise() {
 	s.cleanUp()
 	s.cleanUp = nil
@@ -123,6 +134,16 @@ func (s *sender) rise() {
 	}
 	s.feed.mu.Lock()
 	s.feed.counted = make(map[envelope.StreamID]uint64)
+	if s.feed.seen == nil {
+		s.feed.seen = make(map[envelope.StreamID]uint32)
+	}
+	for _, positions := range []map[envelope.StreamID]uint64{s.feed.good.Rings, s.feed.good.Streams} {
+		for id := range positions {
+			if _, ok := s.feed.seen[id]; !ok {
+				s.feed.seen[id] = s.feed.age
+			}
+		}
+	}
 	s.feed.ready, s.feed.space = make(chan struct{}, 1), make(chan struct{}, 1)
 	s.feed.mu.Unlock()
 	s.roseAt, s.resting = time.Now(), false
