@@ -354,8 +354,8 @@ func (r *Ring) Since(t time.Time) uint64 {
 }
 
 // Charge says how many bytes of Go memory the ring's owner keeps for it, beyond
-// the kilobyte that every ring is charged for. They come out of the budget,
-// twice, as the collector lets as much garbage pile up.
+// what every ring is charged for, which allows for a kilobyte. They come out of
+// the budget, twice, as the collector lets as much garbage pile up.
 func (r *Ring) Charge(bytes int) {
 	s := r.s
 	s.mu.Lock()

@@ -33,7 +33,7 @@ type Options struct {
 
 	// Dir, if not empty, is a directory for the rings: they are in files there that
 	// are mapped into memory, so that they outlive the process. It is made if it
-	// does not exist. One process at a time can use it. See Open.
+	// does not exist. One process at a time can use it. See the package comment.
 	Dir string
 }
 
@@ -91,7 +91,8 @@ type Store struct {
 	released uint64 // records given up by Ring.Release
 }
 
-// New makes an empty Store.
+// New makes a Store, empty or with what its directory holds. It fails if an option
+// is out of bounds, or the directory cannot be used, and says what to do.
 func New(o *Options) (*Store, error) {
 	if o == nil {
 		o = &Options{}
