@@ -70,6 +70,10 @@ func (s *sender) sleep(wait time.Duration) bool {
 	s.haltFeed()
 	s.feed.mu.Lock()
 	idle := s.feed.cur == nil && !s.feed.untold.any() && !s.feed.good.IsZero()
+	for ring, position := range s.feed.counted {
+		// What is counted and not good is about to be sent again, see rewind.
+		idle = idle && s.feed.good.Rings[ring] >= position
+	}
 	if idle {
 		// All that was read is good, so this is all there is to know.
 		s.feed.read, s.feed.counted = envelope.Cursor{}, nil
