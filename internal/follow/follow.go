@@ -134,6 +134,8 @@ type Follower struct {
 	forgot   map[fileID]position         // of files that have not been found
 	byOld    map[string]fileID           // the same by path
 	looked   time.Time                   // when the last scan began
+	rested   time.Time                   // when the next one may
+	crowded  bool                        // it was said that there are too many directories
 	version  uint64                      // counts changes of positions
 	saved    uint64                      // the version that is in the file
 	due      time.Time
@@ -269,6 +271,7 @@ const (
 	fullPoll  = 20                    // where changes are told, everything is looked at this much less often
 	gather    = 10 * time.Millisecond // between being told of a change and looking
 	heldPause = 20 * time.Millisecond // while the Writer can take no more
+	rest      = 5                     // a scan may take one part in so many of the time
 	askEvery  = 50 * time.Millisecond // whether positions are safe
 	maxPass   = 200 * time.Millisecond
 )
@@ -294,7 +297,11 @@ func (f *Follower) pass(now time.Time, look int) int {
 	if f.notifier != nil && f.hear() {
 		look = lookAll
 	}
-	f.scan(now, look)
+	if !now.Before(f.rested) {
+		start := time.Now()
+		f.scan(now, look)
+		f.rested = now.Add(rest * time.Since(start))
+	}
 	if look != lookTold {
 		for _, fl := range f.files {
 			if look == lookAll || fl.linked || !f.tree.watches(dirOf(fl.path)) {

@@ -34,9 +34,14 @@ const settled = time.Second
 
 // tree is the directories that patterns lead through.
 type tree struct {
-	dirs  map[string]*listing
-	watch func(dir string) bool // nil: nothing tells of changes
+	dirs    map[string]*listing
+	watch   func(dir string) bool // nil: nothing tells of changes
+	tooMany bool                  // more than maxDirs
 }
+
+// maxDirs bounds the directories that are looked at; what is in further ones is
+// not found.
+const maxDirs = 50_000
 
 // changed reports whether any directory may have changed.
 func (t *tree) changed(look int) bool {
@@ -83,6 +88,10 @@ func (t *tree) end() {
 // list gives the entries of a directory, for a walk.
 func (t *tree) list(dir string) []entry {
 	l := t.dirs[dir]
+	if l == nil && len(t.dirs) >= maxDirs {
+		t.tooMany = true
+		return nil
+	}
 	if l == nil {
 		l = &listing{dirty: true}
 		t.dirs[dir] = l

@@ -102,6 +102,10 @@ func (f *Follower) scan(now time.Time, look int) {
 		}
 	})
 	f.tree.end()
+	if f.tree.tooMany && !f.crowded {
+		f.crowded = true
+		f.opts.Logger.Warn("patterns lead through too many directories; files in further ones are not found", "directories", maxDirs)
+	}
 	// What was written last comes last.
 	slices.SortStableFunc(fresh, func(a, b found) int { return a.entry.modified.Compare(b.entry.modified) })
 	for _, m := range fresh {
