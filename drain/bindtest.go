@@ -12,7 +12,7 @@ import (
 
 const (
 	testTime = 5 * time.Second // for one test
-	maxTests = 32              // at the same time
+	maxTests = 128             // at the same time
 	// afterwards is how long a connection stays open after a test line, to see
 	// whether the receiver closes it.
 	afterwards = 300 * time.Millisecond

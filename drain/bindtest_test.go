@@ -109,7 +109,7 @@ func TestManyTestsAndClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		urls := map[string][]string{}
 		rcv := new(hosts)
-		for i := range 200 {
+		for i := range 500 {
 			urls[fmt.Sprintf("syslog://h%d", i)] = []string{fmt.Sprint("app-", i)}
 			rcv.at(fmt.Sprintf("h%d:514", i)).set(errHang)
 		}
