@@ -289,6 +289,9 @@ func TestO05Sequence(t *testing.T) {
 		if err := d2.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
+		rcv.mu.Lock()
+		defer rcv.mu.Unlock()
 		seen := map[string]int{}
 		for _, m := range rcv.messages {
 			sd := *parse(t, m).StructuredData

@@ -673,7 +673,9 @@ func TestD02OldHostDies(t *testing.T) {
 		src.lines(1, 0, 10)
 		time.Sleep(time.Second)
 		n.set("host", "192.0.2.2")
+		n.rcv.mu.Lock()
 		n.rcv.conns[0].Close()
+		n.rcv.mu.Unlock()
 		synctest.Wait()
 		src.lines(1, 10, 20)
 		time.Sleep(time.Second)
@@ -681,6 +683,8 @@ func TestD02OldHostDies(t *testing.T) {
 			t.Fatal(err)
 		}
 		conserve(t, d.Stats(), 20)
+		n.mu.Lock()
+		defer n.mu.Unlock()
 		if !slices.Equal(n.dialed, []string{"192.0.2.1:514", "192.0.2.2:514"}) || len(n.rcv.texts()) != 20 {
 			t.Errorf("dialled %v, %d messages", n.dialed, len(n.rcv.texts()))
 		}
