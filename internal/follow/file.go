@@ -416,6 +416,11 @@ func (f *Follower) retire(now time.Time) {
 	kept := f.files[:0]
 	for _, fl := range f.files {
 		if f.retired(fl, now) {
+			if fl.offset > 0 { // it may be back, as when a file system is mounted
+				p := fl.position()
+				p.Lost = now
+				f.forgot[p.ID], f.byOld[p.Path] = p, p.ID
+			}
 			f.forget(fl)
 			continue
 		}

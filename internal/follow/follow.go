@@ -383,13 +383,22 @@ func (f *Follower) checkpoint(now time.Time) {
 
 func (f *Follower) snapshot(now time.Time) *snapshot {
 	s := &snapshot{version: f.version, safe: f.opts.Mark()}
-	s.data.Version, s.data.Saved = positionsVersion, f.looked.Add(-coarse)
+	s.data.Version, s.data.Saved = positionsVersion, f.since
+	if !f.looked.IsZero() {
+		s.data.Saved = f.looked.Add(-coarse)
+	}
 	for _, fl := range f.files {
 		s.data.Files = append(s.data.Files, fl.position())
 	}
-	n := 0
+	lost := 0
 	for id, p := range f.forgot {
-		if n++; now.Sub(p.Lost) > forgetAfter || n > maxForgotten {
+		if f.byID[id] != nil {
+			continue // the number is another file's now
+		}
+		if !p.Lost.IsZero() {
+			lost++
+		}
+		if lost > maxForgotten || !p.Lost.IsZero() && now.Sub(p.Lost) > forgetAfter {
 			delete(f.forgot, id)
 			delete(f.byOld, p.Path)
 			continue

@@ -321,6 +321,43 @@ func TestStart(t *testing.T) {
 	b.rename("app.log", "app.log.1").append("app.log", "newer\n").look().want("newer")
 }
 
+// TestSaveAtOnce: a follower that ends before it has looked at anything changes
+// no positions.
+func TestSaveAtOnce(t *testing.T) {
+	b := newBench(t).start(nil)
+	b.append("app.log.1", "older\n").append("app.log", long("1")).look().want(line("1"))
+	b.append("app.log", long("2")).look(time.Minute).look().look(time.Minute).look().want(line("2"))
+	b.crash().start(nil)
+	if err := b.f.Save(); err != nil {
+		t.Fatal(err)
+	}
+	b.crash().append("app.log", long("3")).start(nil).look().want(line("3"))
+}
+
+// TestAwayForAWhile: a file that is away, with its directory, and comes back is
+// read on.
+func TestAwayForAWhile(t *testing.T) {
+	b := newBench(t)
+	b.start(func(g *Group, o *Options) { g.Paths[0], _ = ParsePattern(filepath.Join(b.dir, "logs", "*.log")) })
+	if err := os.Mkdir(b.path("logs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.append("logs/app.log", long("1")).look().want(line("1"))
+	b.rename("logs", "away").look().look(time.Minute).look().want()
+	if n := b.f.Stats().Files; n != 0 {
+		t.Errorf("%d files known that are not there", n)
+	}
+	b.append("away/app.log", long("2")).rename("away", "logs").look().want(line("2"))
+	// Another file in its place, maybe with its number.
+	b.remove("logs/app.log").look().look(time.Minute).look()
+	b.append("logs/app.log", long("3")).look().want(line("3"))
+	b.look(2 * time.Second).look()
+	b.crash().start(func(g *Group, o *Options) { g.Paths[0], _ = ParsePattern(filepath.Join(b.dir, "logs", "*.log")) }).look().want()
+	if n := b.f.Stats().Truncated; n != 0 {
+		t.Errorf("%d files taken for truncated", n)
+	}
+}
+
 // TestForcedEnd: a line that was taken for ended, and went on, is another one when
 // it is read again. What follows it is not taken for a repeat.
 func TestForcedEnd(t *testing.T) {

@@ -177,11 +177,12 @@ func (f *Follower) isStill(fl *file, path string) bool {
 	return fl.head.matches(file)
 }
 
-// recall is what positions say of a file. A file of another name has it only if
-// it begins as that one did: numbers are used again.
+// recall is what positions say of a file. One of another name, or that was not
+// there for a while, has it only if it begins as that one did: numbers are used
+// again.
 func (f *Follower) recall(path string, id fileID) (position, bool) {
 	p, ok := f.forgot[id]
-	if !ok || p.Path == path {
+	if !ok || p.Path == path && p.Lost.IsZero() {
 		return p, ok
 	}
 	file, err := open(path)
