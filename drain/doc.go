@@ -164,6 +164,23 @@
 // structured data is missing altogether, over syslog they are the drain's token
 // and "-".
 //
+// # Bindings
+//
+// A Set has a drain for each binding of its providers. One whose URL or
+// certificate changes goes on where it was. What a File does not name any more is
+// flushed and closed. A server's answer has to leave a binding out twice in a row,
+// and if it leaves out more than half of them, or all, to go on so for an hour:
+// a failed, torn or empty answer ends no drain. A new binding is tested, in at most
+// five seconds, by one line that says what it is; how that went is in Status, and
+// a log record of source type LGR tells it to the application (Options.Tell).
+//
+// With SetOptions.Positions drains outlive the process. After Shutdown the next
+// one repeats nothing. After a crash it goes back as after a broken connection:
+// what was not acknowledged comes again, and of what was, as much as the receiver
+// may not have read, which is at most a minute's. What a source holds in memory
+// only dies with it; then the numbers that makers gave their records find the
+// place again, as far as they are sent again.
+//
 // # Parameters of a drain URL
 //
 //	drain-data                  logs (with events; the default), metrics, traces, all

@@ -34,16 +34,30 @@ func besideBad(b *testing.B, n, bad int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.Cleanup(func() { ln.Close() })
-		go func() {
+		var serving sync.WaitGroup
+		var mu sync.Mutex
+		var conns []net.Conn
+		serving.Go(func() {
 			for {
 				c, err := ln.Accept()
 				if err != nil {
 					return
 				}
-				go serve(c)
+				mu.Lock()
+				conns = append(conns, c)
+				mu.Unlock()
+				serving.Go(func() { serve(c) })
 			}
-		}()
+		})
+		b.Cleanup(func() {
+			ln.Close()
+			mu.Lock()
+			for _, c := range conns {
+				c.Close()
+			}
+			mu.Unlock()
+			serving.Wait()
+		})
 		return ln.Addr().String()
 	}
 	var mu sync.Mutex
@@ -71,7 +85,7 @@ func besideBad(b *testing.B, n, bad int) {
 		}
 	})
 	kinds := []string{
-		listen(func(net.Conn) { select {} }),
+		listen(func(net.Conn) {}),
 		listen(func(c net.Conn) {
 			var one [64]byte
 			for {
