@@ -30,6 +30,9 @@ func (c *config) complete(w where) (errs []error) {
 	if c.Memory < 1<<20 {
 		bad("memory", -1, errors.New("memory: at least 1 MiB"))
 	}
+	if c.MaxOpen < 0 {
+		bad("max_open_files", -1, errors.New("max_open_files: at least 1"))
+	}
 	c.Grace = cmp.Or(c.Grace, duration(defaultGrace))
 	if c.Ops != "" {
 		bad("ops", -1, c.listenable(address{"http", c.Ops}, false))

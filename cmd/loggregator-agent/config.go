@@ -29,6 +29,9 @@ type config struct {
 	Memory  size              `yaml:"memory"`
 	Dir     string            `yaml:"memory_dir"`
 	State   string            `yaml:"state"`
+	Poll    duration          `yaml:"poll"`
+	PollAll bool              `yaml:"poll_only"`
+	MaxOpen int               `yaml:"max_open_files"`
 	Ops     string            `yaml:"ops"`
 	Grace   duration          `yaml:"grace"`
 	Tags    map[string]string `yaml:"tags"`

@@ -304,6 +304,8 @@ func (d *collector) reload(path string, stdout io.Writer) {
 			changed = append(changed, key)
 		case key == "tags":
 			changed = append(changed, "files", "sockets", "syslog", "logplex")
+		case key == "poll" || key == "poll_only" || key == "max_open_files":
+			changed = append(changed, "files")
 		case key != "insecure":
 			fixed = append(fixed, key)
 		}

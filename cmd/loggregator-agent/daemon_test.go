@@ -291,7 +291,7 @@ func TestDaemonReload(t *testing.T) {
 	for _, step := range []struct{ config, says string }{
 		{string(config("  - paths: 1\n")), "nothing is changed"},
 		{string(config("")), "nothing that is collected has changed"},
-		{string(config(fmt.Sprintf("  - {paths: '%s/{app}.txt', tags: {new: x}}\nmemory: 2MiB\n", dir))), "started anew, as they have changed: files."},
+		{string(config(fmt.Sprintf("  - {paths: '%s/{app}.txt', tags: {new: x}}\nmemory: 2MiB\npoll_only: true\n", dir))), "started anew, as they have changed: files."},
 	} {
 		if err := os.WriteFile(d.conf, []byte(step.config), 0o600); err != nil {
 			t.Fatal(err)

@@ -58,6 +58,7 @@ func (c *config) files(w envelope.Writer, o follow.Options, log *slog.Logger) (*
 		}
 	}
 	o.Positions, o.Logger = filepath.Join(c.State, positionsName), log
+	o.Poll, o.NoNotify, o.MaxOpen = c.Poll.std(), c.PollAll, c.MaxOpen
 	f, err := follow.New(groups, &o)
 	if err != nil {
 		return nil, nil, err
