@@ -313,3 +313,71 @@ func TestO05Sequence(t *testing.T) {
 		}
 	})
 }
+
+// void takes everything and keeps nothing, until it is reset.
+type void struct {
+	net.Conn
+	reset chan struct{}
+}
+
+func (c void) Write(p []byte) (int, error) { return len(p), nil }
+
+func (c void) Read([]byte) (int, error) {
+	<-c.reset
+	return 0, errors.New("connection reset by peer")
+}
+
+// TestR03NoticeIsLost has a notice that the receiver's kernel took and its process
+// never read: it comes again, with what is missed besides.
+func TestR03NoticeIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := newMemory(), newReceiver()
+		src.keep, src.batch = 100, 10
+		rcv.refuse = errors.New("down")
+		reset, conns := make(chan struct{}), 0
+		d := open(t, "syslog://host", src, &Options{DialContext: func(ctx ctx, network, addr string) (net.Conn, error) {
+			c, err := rcv.dial(ctx, network, addr)
+			if conns++; err == nil && conns > 1 {
+				select {
+				case <-reset:
+				default:
+					return void{c, reset}, nil
+				}
+			}
+			return c, err
+		}})
+		src.lines(1, 0, 1)
+		synctest.Wait()
+		for i := range 50 {
+			src.lines(1, 1+20*i, 21+20*i)
+			time.Sleep(time.Millisecond)
+		}
+		src.lines(1, 1001, 2001) // more than is read ahead
+		rcv.set(nil)
+		time.Sleep(40 * time.Second)
+		if s := d.Stats(); s.Missed == 0 || s.Delivered+s.Missed != 2001 {
+			t.Fatalf("%+v", s)
+		}
+		close(reset)
+		src.lines(1, 2001, 2011)
+		time.Sleep(time.Minute)
+		if err := d.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := d.Stats()
+		conserve(t, s, 2011)
+		rcv.mu.Lock()
+		defer rcv.mu.Unlock()
+		var told uint64
+		for _, m := range rcv.messages {
+			if _, text, ok := strings.Cut(m, "(output buffer overflow): "); ok {
+				var n uint64
+				fmt.Sscan(text, &n)
+				told += n
+			}
+		}
+		if told < s.Missed {
+			t.Errorf("told of %d, %+v", told, s)
+		}
+	})
+}
