@@ -5,10 +5,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -43,6 +45,9 @@ func main() { daemon.Main("loggregator", run) }
 
 type config struct {
 	ingest, ingestUDP, v1UDP, http, ops string
+	tls                                 transport.TLSFiles // of ingest
+	newSources                          int
+	sourceRate, sourceBurst             int64
 	drains                              drains.Flags
 	budget                              int64
 	recentDir                           string
@@ -57,6 +62,12 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.Usage = daemon.Usage(fs, about)
 	fs.StringVar(&c.ingest, "ingest", "127.0.0.1:3456", "`address` at which agents and programs send, over TCP; empty turns it off")
 	fs.StringVar(&c.ingestUDP, "ingest-udp", "127.0.0.1:3456", "`address` at which datagrams are taken, one batch each; empty turns it off")
+	fs.StringVar(&c.tls.Cert, "ingest-cert", "", "PEM `file` of a certificate: -ingest then takes tls:// only. Changed files are read again")
+	fs.StringVar(&c.tls.Key, "ingest-key", "", "PEM `file` of its key")
+	fs.StringVar(&c.tls.CA, "ingest-clients", "", "PEM `file` of the CA that must have signed senders' certificates; empty asks them for none")
+	fs.IntVar(&c.newSources, "new-sources", 0, "how `many` sources that were never seen a sender may bring in a second; 0 is 1000, negative any number")
+	fs.Int64Var(&c.sourceRate, "source-rate", 0, "`bytes` of logs in a second that are taken from one source; what is beyond it is counted and told; 0 is any number")
+	fs.Int64Var(&c.sourceBurst, "source-burst", 0, "`bytes` that a source may bring at once within -source-rate; 0 is one second's worth")
 	fs.StringVar(&c.v1UDP, "v1-udp", "127.0.0.1:3457", "`address` at which old components send dropsonde datagrams; empty turns it off")
 	fs.StringVar(&c.http, "http", "127.0.0.1:8080", "`address` at which people read; empty turns it off")
 	fs.StringVar(&c.ops, "ops", "127.0.0.1:6060", "`address` for operators: /metrics /healthz /readyz /v1/drains /debug/pprof; empty turns it off")
@@ -97,7 +108,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		log.Warn("not all of the recent logs could be read; what is lost is cut out, and readers are told", "dir", c.recentDir,
 			"damaged_blocks", found.Blocks, "known_lost_records", found.Cut, "unusable_files", found.Unusable, "missing_files", found.Missing)
 	}
-	server := transport.NewServer(router, &transport.ServerOptions{Logger: log})
+	limits := transport.ServerOptions{Logger: log, NewSources: c.newSources, SourceRate: c.sourceRate, SourceBurst: c.sourceBurst}
+	if limits.TLS, err = c.ingestTLS(log); err != nil {
+		return err
+	}
+	server := transport.NewServer(router, &limits)
 	defer server.Close()
 	v1 := dropsonde.NewServer(router, &dropsonde.Options{Logger: log})
 	defer v1.Close()
@@ -111,7 +126,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		defer set.Close()
 	}
 
-	ingest, err := daemon.Listen("ingest", "tcp", c.ingest, c.insecure)
+	ingest, err := daemon.Listen("ingest", "tcp", c.ingest, c.insecure || limits.TLS != nil)
 	if err != nil {
 		return err
 	}
@@ -163,6 +178,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return errors.Join(serving.Wait(), stopErr)
 }
 
+// ingestTLS is nil if senders come unprotected.
+func (c *config) ingestTLS(log *slog.Logger) (*tls.Config, error) {
+	if c.tls == (transport.TLSFiles{}) {
+		return nil, nil
+	}
+	c.tls.Logger = log
+	t, err := c.tls.Server()
+	if err != nil {
+		return nil, fmt.Errorf("-ingest-cert, -ingest-key, -ingest-clients: %w", err)
+	}
+	return t, nil
+}
+
 // stop ends the parts in the direction of flow, so that what has been taken in
 // comes out.
 func stop(ctx context.Context, server *transport.Server, v1 *dropsonde.Server, set *drain.Set, router *loggregator.Router, handler *httpapi.Handler, people, ops *http.Server) error {
@@ -185,7 +213,11 @@ func ended(err error) error {
 func announce(out io.Writer, c config, found ringbuf.Recovery, set *drain.Set) {
 	fmt.Fprintln(out, "Loggregator is running. Ctrl-C stops it.")
 	if c.ingest != "" {
-		fmt.Fprintf(out, "  send     tcp://%s    loggregator-agent run -server tcp://%[1]s --app NAME -- COMMAND\n", c.ingest)
+		scheme := "tcp"
+		if c.tls.Cert != "" {
+			scheme = "tls"
+		}
+		fmt.Fprintf(out, "  send     %s://%s    loggregator-agent run -server %[1]s://%[2]s --app NAME -- COMMAND\n", scheme, c.ingest)
 	}
 	if c.ingestUDP != "" {
 		fmt.Fprintf(out, "           udp://%s    one batch a datagram\n", c.ingestUDP)

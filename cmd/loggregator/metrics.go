@@ -50,6 +50,7 @@ func metrics(router *loggregator.Router, server *transport.Server, v1 *dropsonde
 		figure("ingest_batches_total", "Batches received.", float64(s.Batches))
 		figure("ingest_datagrams_total", "Datagrams received.", float64(s.Datagrams))
 		figure("ingest_datagrams_dropped_total", "Datagrams that the system had no room for.", float64(s.Dropped))
+		figure("ingest_limited_total", "Records that were not taken, for -source-rate.", float64(s.Limited))
 		for reason, n := range s.Refused {
 			figure("ingest_refused_total", "Connections and datagrams given up, by what was wrong with them.", float64(n), "reason", reason)
 		}
