@@ -393,6 +393,19 @@ func TestSeveralServers(t *testing.T) {
 	shop.until(t, "shop seq=999")
 	shop.until(t, "web seq=999")
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		resp, err := http.Get(p.ops(t) + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusServiceUnavailable {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("ready though a server is away")
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if text, _ := os.ReadFile(file + ".positions"); strings.Contains(string(text), `"cursor"`) {
 			break
 		}

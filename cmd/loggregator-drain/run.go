@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	log := daemon.Logger(stderr)
-	src, err := c.source(log)
+	servers, err := c.servers(log)
 	if err != nil {
 		return err
 	}
@@ -98,14 +98,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer messenger.close()
-	set, err := c.drains.Open(src, messenger.writer(), log)
+	set, err := c.drains.Open(httpclient.Join(servers...), messenger.writer(), log)
 	if err != nil {
 		return err
 	}
 	defer set.Close()
 
 	serving, failed := errgroup.WithContext(ctx)
-	handler := ops.Handler(func(add func(ops.Metric)) { drains.Metrics(set, add) }, set.Err)
+	handler := ops.Handler(func(add func(ops.Metric)) { metrics(servers, set, add) }, func() error { return ready(servers, set) })
 	handler.Handle("GET /v1/drains", drains.Handler(set))
 	opsServer := daemon.HTTPServer(handler, log)
 	if operators != nil {
@@ -136,8 +136,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return errors.Join(serving.Wait(), stopErr)
 }
 
-// source is what the servers hold and get.
-func (c *config) source(log *slog.Logger) (envelope.Source, error) {
+// servers are those to read from.
+func (c *config) servers(log *slog.Logger) ([]*httpclient.Client, error) {
 	files := c.targetTLS
 	files.Logger = log
 	current, err := files.Client()
@@ -152,7 +152,27 @@ func (c *config) source(log *slog.Logger) (envelope.Source, error) {
 		}
 		clients = append(clients, client)
 	}
-	return httpclient.Join(clients...), nil
+	return clients, nil
+}
+
+// ready says what is in the way of draining.
+func ready(servers []*httpclient.Client, set *drain.Set) error {
+	errs := []error{set.Err()}
+	for _, s := range servers {
+		errs = append(errs, s.Err())
+	}
+	return errors.Join(errs...)
+}
+
+func metrics(servers []*httpclient.Client, set *drain.Set, add func(ops.Metric)) {
+	for _, s := range servers {
+		away := 0.0
+		if s.Err() != nil {
+			away = 1
+		}
+		add(ops.Metric{Name: "server_away", Help: "1 while a server to read from is not reached.", Value: away, Labels: []string{"server", s.String()}})
+	}
+	drains.Metrics(set, add)
 }
 
 // messenger brings to the servers what applications are told: a small ring and a

@@ -72,7 +72,7 @@ type Client struct {
 	turn chan struct{} // held by a request until its answer begins
 
 	mu   sync.Mutex
-	away bool // the log was told
+	away error // the log was told
 }
 
 // New returns a client of the server at target, like http://127.0.0.1:8080. It

@@ -288,10 +288,16 @@ func TestServerAway(t *testing.T) {
 	for range 50 {
 		<-tries
 	}
+	if err := c.Err(); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "503") {
+		t.Errorf("Err is %v", err)
+	}
 	mu.Lock()
 	away = false
 	mu.Unlock()
 	wg.Wait()
+	if err := c.Err(); err != nil {
+		t.Errorf("Err is %v", err)
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	text := log.String()

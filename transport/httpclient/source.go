@@ -146,8 +146,9 @@ func (c *Client) failed(err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.away {
-		c.away = true
+	before := c.away
+	c.away = c.named(err)
+	if before == nil {
 		c.opt.Logger.Warn("server not reached; trying again", "server", c.String(), "error", err.Error())
 	}
 }
@@ -155,8 +156,16 @@ func (c *Client) failed(err error) {
 func (c *Client) reached() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.away {
-		c.away = false
+	if c.away != nil {
+		c.away = nil
 		c.opt.Logger.Info("server reached again", "server", c.String())
 	}
+}
+
+// Err is why the server was not reached the last time that a sequence tried, or
+// nil.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.away
 }
