@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -307,7 +308,7 @@ func readTokens(path string) (func(user, password, drainToken string) (string, b
 }
 
 // lines yields the lines of a file that are not empty and no comments.
-func lines(path string) func(yield func(string, error) bool) {
+func lines(path string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if path == "" {
 			return

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/emitter"
@@ -78,14 +77,6 @@ func (fl *file) position() position {
 		p.Tail = fl.kept
 	}
 	return p
-}
-
-// how says all that decides what records a file's lines become.
-func (g *Group) how() string {
-	if g.Join != nil || g.Repeats {
-		return "repeats"
-	}
-	return "lines " + strconv.Itoa(g.MaxLine)
 }
 
 // read reads one piece of a file, and reports whether there may be more to do at
