@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -184,6 +185,7 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 		f.good.Rings[b.Ring] = e.start
 	}
 	lost := missed > 0 || b.Reset
+	c.buf = slices.Grow(c.buf, len(b.Records)+len(b.Records)/4) // messages are about as long as records
 	before := len(c.buf)
 	var n uint64
 	for env, err := range b.All() {
