@@ -21,7 +21,6 @@ func (c *config) group(f *filesConfig, w envelope.Writer) (*follow.Group, *ratel
 	r := &rule{f.ruleConfig, c.Tags}
 	w, limit := limited(w, f.Limit)
 	return &follow.Group{
-		Name:    f.Name,
 		Paths:   f.Paths,
 		Exclude: f.Exclude,
 		Join:    f.join(),
@@ -54,7 +53,7 @@ func (c *config) files(w envelope.Writer, o follow.Options, log *slog.Logger) (*
 	for i := range c.Files {
 		g, limit := c.group(&c.Files[i], w)
 		if groups = append(groups, g); limit != nil {
-			limits[g.Name] = limit
+			limits[c.Files[i].Name] = limit
 		}
 	}
 	o.Positions, o.Logger = filepath.Join(c.State, positionsName), log

@@ -37,7 +37,6 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start(change func(*Group, *Options)) *bench {
 	b.t.Helper()
 	g := &Group{
-		Name: "test",
 		Identify: func(_ string, vars map[string]string) (envelope.Identity, envelope.LogType, error) {
 			return envelope.Identity{SourceID: "s" + vars["app"]}, envelope.Out, nil
 		},

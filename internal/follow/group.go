@@ -13,8 +13,6 @@ import (
 
 // Group is files that are treated alike.
 type Group struct {
-	// Name is for the log.
-	Name string
 	// Paths describe the files. Those that Exclude describes are left out: globs
 	// as of path.Match, for the whole path or, without a slash, for the name.
 	Paths   []*Pattern
