@@ -4,13 +4,19 @@ import (
 	"bytes"
 	"net/url"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
-// maxPattern bounds a regular expression in a URL, in bytes.
-const maxPattern = 1024
+// maxPattern bounds a regular expression in a URL, in bytes, and maxProgram what it
+// is compiled to, in steps: a short one may repeat so much that each line takes
+// seconds of everybody's processor.
+const (
+	maxPattern = 1024
+	maxProgram = 500
+)
 
 // filter is which records go to a drain, by its URL.
 type filter struct {
@@ -157,11 +163,15 @@ func parsePattern(query url.Values, name string) (*regexp.Regexp, error) {
 	if len(text) > maxPattern {
 		return nil, urlError("%s is longer than %d bytes", name, maxPattern)
 	}
-	re, err := regexp.Compile(text)
+	parsed, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
 		return nil, urlError("%s is not a regular expression in Go's syntax", name)
 	}
-	return re, nil
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil || len(program.Inst) > maxProgram {
+		return nil, urlError("%s is too large once its repetitions are written out", name)
+	}
+	return regexp.Compile(text)
 }
 
 var streamOut, streamErr = []byte("out"), []byte("err")

@@ -139,7 +139,7 @@ func TestT12D04URLs(t *testing.T) {
 		"syslog://h?include-log-source-types=APP&exclude-log-types=RTR",
 		"syslog://h?include-log-source-types=APP&include-log-types=RTR", "syslog://h?x=%zzsecret", "syslog://u:secret@h:x",
 		"syslog://h:0", "syslog://h:99999", "syslog://sécret.example", "syslog://h?include-streams=secret", "syslog://h?include-text=secret(",
-		"syslog://h?include-text=" + strings.Repeat("secret", 200), "syslog://h?include-envelope-types=secret", "syslog://h?include-envelope-types=none",
+		"syslog://h?include-text=" + strings.Repeat("secret", 200), "syslog://h?exclude-text=(secret){500}", "syslog://h?include-text=%5Ba-z%5D{1,1000}", "syslog://h?include-envelope-types=secret", "syslog://h?include-envelope-types=none",
 		"syslog://h?format=secret", "syslog://h?framing=secret", "https://h?framing=lf", "syslog://h?gzip=true", "https://h?gzip=secret",
 		"syslog://h?max-message-size=secret", "syslog://h?max-message-size=10", "syslog://h?utf8=secret", "syslog://h?include-instances=1&exclude-instances=secret",
 	} {
