@@ -3,6 +3,7 @@ package drain
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,22 +71,29 @@ func BindingCache(base string, o *AskOptions) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bindings.provider("binding-cache", func(ctx context.Context, list *bindingList) error {
+	return bindings.provider("binding-cache", func(ctx context.Context, list *bindingList) (bool, error) {
 		body, err := bindings.get(ctx, bindings.base, maxAnswerList)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if err := bindings.parseCache(body, list, false); err != nil {
-			return err
-		}
-		body, err = aggregate.get(ctx, aggregate.base, maxAnswerList)
+		all, err := aggregate.get(ctx, aggregate.base, maxAnswerList)
 		if answer, ok := errors.AsType[*statusError](err); ok && answer.status == http.StatusNotFound {
-			return nil // an older one has none
+			all, err = []byte("[]"), nil // an older one has none
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
-		return aggregate.parseCache(body, list, true)
+		if !list.again && bindings.same(0, body) && aggregate.same(0, all) {
+			return false, nil
+		}
+		if err := bindings.parseCache(body, list, false); err != nil {
+			return false, err
+		}
+		if err := aggregate.parseCache(all, list, true); err != nil {
+			return false, err
+		}
+		bindings.last, aggregate.last = []page{{sum: sha256.Sum256(body)}}, []page{{sum: sha256.Sum256(all)}}
+		return true, nil
 	}), nil
 }
 
@@ -93,6 +101,19 @@ func BindingCache(base string, o *AskOptions) (*Provider, error) {
 type asker struct {
 	base *url.URL
 	opt  AskOptions
+	last []page // of the last complete answer
+}
+
+// page is one page as it was read last: most answers are the same as the one
+// before, and to take fifty thousand bindings apart costs a second.
+type page struct {
+	sum  [sha256.Size]byte
+	next uint64 // the number of the following one; 0: it was the last
+}
+
+// same reports whether body is what the n-th page was the last time.
+func (a *asker) same(n int, body []byte) bool {
+	return n < len(a.last) && sha256.Sum256(body) == a.last[n].sum
 }
 
 func newAsker(base, path string, o *AskOptions) (*asker, error) {
@@ -120,14 +141,15 @@ func newAsker(base, path string, o *AskOptions) (*asker, error) {
 	return a, err
 }
 
-func (a *asker) provider(kind string, fetch func(context.Context, *bindingList) error) *Provider {
+func (a *asker) provider(kind string, fetch func(context.Context, *bindingList) (bool, error)) *Provider {
 	return &Provider{
 		kind: kind, name: kind + " " + a.base.Scheme + "://" + a.base.Host, interval: a.opt.Interval, tenants: true, careful: true,
 		fetch: func(ctx context.Context, list *bindingList) (bool, error) {
-			if err := fetch(ctx, list); err != nil {
-				return false, fmt.Errorf("drain: %w", err)
+			changed, err := fetch(ctx, list)
+			if err != nil {
+				err = fmt.Errorf("drain: %w", err)
 			}
-			return true, nil
+			return changed, err
 		},
 	}
 }
@@ -173,8 +195,11 @@ func (a *asker) get(ctx context.Context, u *url.URL, limit int) ([]byte, error) 
 
 // pages asks the Cloud Controller for page after page. Only all of them are an
 // answer.
-func (a *asker) pages(ctx context.Context, list *bindingList) error {
+func (a *asker) pages(ctx context.Context, list *bindingList) (changed bool, err error) {
+	var bodies [][]byte // as long as all are what they were
+	var read []page
 	next, left := uint64(0), maxAnswerList
+	changed = list.again
 	for range maxPages {
 		u := *a.base
 		q := u.Query()
@@ -185,21 +210,36 @@ func (a *asker) pages(ctx context.Context, list *bindingList) error {
 		u.RawQuery = q.Encode()
 		body, err := a.get(ctx, &u, left)
 		if err != nil {
-			return err
+			return false, err
 		}
 		left -= len(body)
-		following, err := a.parsePage(body, list)
-		switch {
-		case err != nil:
-			return err
-		case following == 0:
-			return nil
-		case following <= next:
-			return fmt.Errorf("the page after %d is said to be %d", next, following)
+		p := page{sum: sha256.Sum256(body)}
+		if n := len(read); !changed && a.same(n, body) {
+			p.next = a.last[n].next
+			bodies = append(bodies, body)
+		} else {
+			changed = true
+			for _, before := range bodies {
+				if _, err := a.parsePage(before, list); err != nil {
+					return false, err
+				}
+			}
+			bodies = nil
+			if p.next, err = a.parsePage(body, list); err != nil {
+				return false, err
+			}
 		}
-		next = following
+		read = append(read, p)
+		switch {
+		case p.next == 0:
+			a.last = read
+			return changed, nil
+		case p.next <= next:
+			return false, fmt.Errorf("the page after %d is said to be %d", next, p.next)
+		}
+		next = p.next
 	}
-	return errors.New("the pages do not end")
+	return false, errors.New("the pages do not end")
 }
 
 // parsePage reads one page of the Cloud Controller's answer, and gives the number

@@ -458,6 +458,50 @@ func TestB10PollsWithoutChange(t *testing.T) {
 	})
 }
 
+// An answer that is the same as before is not taken apart again; a change on any
+// page is seen.
+func TestSamePagesAreNotReadAgain(t *testing.T) {
+	c := &cloud{urls: map[string][]string{}}
+	for i := range 10 {
+		c.urls[fmt.Sprint("syslog://h", i)] = []string{"app"}
+	}
+	a, err := newAsker("https://cloud/internal/v5/syslog_drain_urls", "", &AskOptions{HTTP: c.client(), PageSize: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(again bool) (int, bool) {
+		list := bindingList{again: again}
+		changed, err := a.pages(t.Context(), &list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list.entries), changed
+	}
+	for i, step := range []struct {
+		url, gone string
+		again     bool
+		entries   int
+		changed   bool
+	}{
+		{"", "", false, 10, true},
+		{"", "", false, 0, false},
+		{"", "", true, 10, true},
+		{"", "", false, 0, false},
+		{"syslog://h8x", "", false, 11, true}, // on the last page
+		{"", "", false, 0, false},
+		{"", "syslog://h0", false, 10, true}, // on the first
+		{"", "", false, 0, false},
+	} {
+		if step.url != "" {
+			c.urls[step.url] = []string{"app"}
+		}
+		delete(c.urls, step.gone)
+		if n, changed := ask(step.again); n != step.entries || changed != step.changed {
+			t.Errorf("step %d: %d entries, changed %t", i, n, changed)
+		}
+	}
+}
+
 // A name that does not resolve for a while ends no drain.
 func TestD05NameServerAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -156,6 +156,7 @@ type listed struct {
 type bindingList struct {
 	opts    *Options
 	known   map[Binding]bool // found good in the last answer
+	again   bool             // the entries are wanted, the same as before or not
 	entries []listed
 	seen    map[Binding]int
 }

@@ -215,7 +215,7 @@ func (s *Set) follow(g *group) {
 
 // load asks a provider once, and makes the drains those that it names.
 func (s *Set) load(g *group) error {
-	list := bindingList{opts: g.opts, known: g.known}
+	list := bindingList{opts: g.opts, known: g.known, again: g.caution.kept > 0} // answers that leave bindings out are counted
 	changed, err := g.fetch(s.stopping, &list)
 	if s.stopping.Err() != nil {
 		return nil
