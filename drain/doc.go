@@ -197,7 +197,7 @@
 //	include-, exclude-instances       list of instance ids
 //	include-, exclude-streams         list of out, err: of logs
 //	include-, exclude-envelope-types  list of log, event, counter, gauge, timer; include- alone decides
-//	include-, exclude-text            a regular expression (Go's syntax, at most 1 KiB) on the text of logs
+//	include-, exclude-text            a regular expression (Go's syntax, at most 1 KiB and 500 steps) on the text of logs
 //	max-message-size                  bytes of a message, 1024 to 2 MiB
 //	format                            cf, heroku, heroku-strict (with "-" for structured data over HTTPS, too)
 //	framing                           octet-counting, lf (LF within a message becomes a space)
