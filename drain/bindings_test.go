@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,30 +22,32 @@ func TestB02UnbindUnderLoad(t *testing.T) {
 		s := openSet(t, src, rcv, nil, File(path))
 		d := s.groups[0].drains[0].drain
 		stop := make(chan struct{})
-		written := 0
+		var written atomic.Int64
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for ; ; written += 10 {
+			for {
 				select {
 				case <-stop:
 					return
 				case <-time.After(time.Millisecond):
-					src.lines(1, written, written+10)
+					n := int(written.Load())
+					src.lines(1, n, n+10)
+					written.Add(10)
 				}
 			}
 		}()
 		time.Sleep(time.Second)
 		bindings(t, path, `{"drains":[{"app":"other","url":"syslog://b"}]}`)
-		before := written
+		before := int(written.Load())
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		close(stop)
 		<-done
 		list := rcv.at("a:514").texts()
 		st := d.Stats()
-		if st.State != Closed || st.Pending != 0 || int(st.Delivered) != len(list) || len(list) < before || len(list) == written {
-			t.Errorf("%d lines of %d before and %d in all: %+v", len(list), before, written, st)
+		if st.State != Closed || st.Pending != 0 || int(st.Delivered) != len(list) || len(list) < before || len(list) == int(written.Load()) {
+			t.Errorf("%d lines of %d before and %d in all: %+v", len(list), before, written.Load(), st)
 		}
 		for i, line := range list {
 			if line != fmt.Sprintf("ring=1 seq=%d", i) {
