@@ -145,7 +145,6 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		good:    clone(q.Cursor),
 		seen:    make(map[envelope.StreamID]uint32),
 		aged:    d.opened,
-		reason:  "they came faster than the receiver takes them",
 		tell:    opts.Tell != nil && !selectsAll(q.Select),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())

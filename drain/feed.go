@@ -78,7 +78,8 @@ type feed struct {
 	previous int64                        // timestamp of the last record formatted
 	untold   gap                          // of which the receiver was not told yet
 	toldAt   time.Time                    // when it was told last
-	reason   string                       // why records are missed, if they are
+	away     bool                         // the receiver is not there, or does not take anything
+	backAt   time.Time                    // when it came back last
 	tell     bool                         // losses are told to applications, too
 
 	// Owned by whoever runs the feed.

@@ -71,6 +71,10 @@ func (f *Formatter) appendGap(dst []byte, h *header, g *gap) []byte {
 // the receiver or to an application. What is missed meanwhile is added up.
 const noticeInterval = 30 * time.Second
 
+// awayAfter is for how long after its return a gap is put down to the receiver's
+// absence.
+const awayAfter = time.Minute
+
 // loss is a gap and the application it is in.
 type loss struct {
 	gap
@@ -90,7 +94,10 @@ func (g *gap) add(o *gap) {
 
 // lose notes a gap at the run e. why is the source's reason, if it gives one; r is the record after it, or nil.
 func (f *feed) lose(e *entry, n uint64, unknown bool, why envelope.Reason, r *envelope.Route) {
-	g := gap{records: n, unknown: unknown, from: f.previous, until: time.Now().UnixNano(), reason: f.reason}
+	g := gap{records: n, unknown: unknown, from: f.previous, until: time.Now().UnixNano(), reason: "they came faster than the receiver takes them"}
+	if f.away || time.Since(f.backAt) < awayAfter {
+		g.reason = "the receiver was away"
+	}
 	if why != envelope.ReasonUnknown {
 		g.reason = why.String()
 	}

@@ -115,8 +115,8 @@ func (s *sender) disconnect(err error, orderly bool) {
 	c.close()
 	s.conn = nil
 	proven := time.Since(c.since) >= provenTime || received >= provenBytes
-	if proven {
-		s.failures = 0
+	if proven && s.failures > 0 {
+		s.recovered()
 	}
 	s.trust(orderly)
 	if len(s.sent) > 0 {

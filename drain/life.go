@@ -222,7 +222,7 @@ func (s *sender) fail(err error, state State) {
 	s.stats.Failures++
 	s.stats.LastError, s.stats.Cause = err.Error(), causeOf(err)
 	cause := s.stats.Cause
-	s.feed.reason = "the receiver was away"
+	s.feed.away = true
 	s.feed.mu.Unlock()
 	s.setState(state)
 	// Told is the start of an outage, whose end is a connect that lasts, but not
@@ -242,6 +242,11 @@ func (s *sender) fail(err error, state State) {
 
 func (s *sender) recovered() {
 	s.failures, s.downSince = 0, time.Time{}
+	s.feed.mu.Lock()
+	if s.feed.away {
+		s.feed.away, s.feed.backAt = false, time.Now()
+	}
+	s.feed.mu.Unlock()
 	s.teller.state(s, "")
 	if s.warned {
 		s.warned = false
