@@ -178,6 +178,13 @@ func (s *subscription) read(f *feed, buf []byte) (envelope.Batch, bool) {
 		// Only at the very end of what was there at the start, or of what a
 		// source said before it moved away.
 		start := b.Position - uint64(b.Count)
+		if start >= until && s.q.Follow && f.limit < f.until.Load() {
+			// The rest of what was there has been given up. It is told with the
+			// next record, which is there to be read next: alone, nobody would know
+			// what source it is of.
+			f.at = f.src.ring.Reader(from)
+			return envelope.Batch{}, false
+		}
 		if start >= until { // the rest has been given up
 			b.Missed = until - from
 			b.Records, b.Count, b.Next, b.Stream = nil, 0, 0, 0

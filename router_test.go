@@ -538,3 +538,51 @@ func TestEveryReaderBalances(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestOvertakenInTheBacklog: what a reader that follows had yet to read when it
+// began is given up while it is busy. That is told with a record, so that who
+// hands it on can say of which source it is.
+func TestOvertakenInTheBacklog(t *testing.T) {
+	for _, byTime := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := New(&Options{Budget: 1 << 20})
+			f := app("a", "s", "o")
+			text := strings.Repeat("x", 1500)
+			write(t, r, lines(f, 1, text, text, text, text, text))
+			write(t, r, lines(app("b", "s", "o"), 1, "other"))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			busy, goOn := make(chan struct{}), make(chan struct{})
+			var seen, missed, untold uint64
+			go func() {
+				q := envelope.Query{Select: []envelope.Selector{{Space: "s"}}, History: true, Follow: true, ByTime: byTime, MaxBytes: 300}
+				first := true
+				for b, err := range r.Batches(ctx, q) {
+					if err != nil {
+						return
+					}
+					if b.Count > 0 && first {
+						first = false
+						close(busy)
+						<-goOn
+					}
+					seen += uint64(b.Count)
+					missed += b.Missed
+					if b.Count == 0 {
+						untold += b.Missed
+					}
+				}
+			}()
+			<-busy
+			for i := range 2000 {
+				write(t, r, lines(f, int64(i+10), text))
+			}
+			close(goOn)
+			synctest.Wait()
+			if s := r.Stats(); untold > 0 || missed == 0 || seen+missed != s.Accepted {
+				t.Errorf("by time %v: seen %d, missed %d, of these %d without a record; accepted %d", byTime, seen, missed, untold, s.Accepted)
+			}
+			r.Close()
+		})
+	}
+}
