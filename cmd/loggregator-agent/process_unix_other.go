@@ -13,3 +13,7 @@ func dieWithParent(*syscall.SysProcAttr) {}
 func growPipe(*os.File) {}
 
 func unread(io.Reader) bool { return false }
+
+func takeMemory(n int) []byte { return make([]byte, n) }
+
+func giveMemory([]byte) {}
