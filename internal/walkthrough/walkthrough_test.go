@@ -50,6 +50,7 @@ type world struct {
 	people string
 	ops    string
 	drains string
+	flags  []string // of the server, more of them
 	server *process
 }
 
@@ -147,6 +148,7 @@ func (w *world) serve() {
 	if w.drains != "" {
 		args = append(args, "-drains", w.drains)
 	}
+	args = append(args, w.flags...)
 	w.server = w.start("server", nil, "loggregator", args...)
 	until(w.t, 10*time.Second, "server", func() bool { return w.get("/readyz") != "" })
 }
