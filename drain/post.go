@@ -136,7 +136,9 @@ func (p *poster) body(frames []byte, most int) (body []byte, n int, rest []byte)
 		}
 		return frames[:len(frames)-len(rest)], n, rest
 	}
-	rest = frames
+	// Of its own for each request: net/http may be reading it when it has given
+	// the answer already.
+	body, rest = make([]byte, 0, min(len(frames), p.limit)), frames
 	for n < most && len(rest) > 0 {
 		message, next := nextFrame(rest)
 		if n > 0 && len(body)+len(message) > p.limit {
