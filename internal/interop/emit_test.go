@@ -174,6 +174,64 @@ func theirs(t testing.TB, addr string) (log func(), account func(uint64)) {
 	}, func(uint64) {}
 }
 
+// hole carries connections to an agent until it swallows them: from then on
+// nothing arrives, either way, and nobody is told.
+type hole struct {
+	ln        net.Listener
+	swallowed chan struct{}
+}
+
+func newHole(t testing.TB, to string) *hole {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hole{ln, make(chan struct{})}
+	ended := make(chan struct{})
+	t.Cleanup(func() {
+		ln.Close()
+		close(ended)
+	})
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s, err := net.Dial("tcp", to)
+			if err != nil {
+				c.Close()
+				continue
+			}
+			go func() {
+				<-ended
+				c.Close()
+				s.Close()
+			}()
+			go h.carry(c, s)
+			go h.carry(s, c)
+		}
+	}()
+	return h
+}
+
+func (h *hole) carry(to, from net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		select {
+		case <-h.swallowed:
+			return
+		default:
+		}
+		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+			to.Close()
+			return
+		}
+	}
+}
+
 var clients = []struct {
 	name  string
 	start func(testing.TB, string) (func(), func(uint64))
@@ -218,15 +276,17 @@ func BenchmarkEmitDuring(b *testing.B) {
 	for _, client := range clients {
 		for _, fault := range []struct {
 			name   string
-			strike func(p *os.Process) error
+			strike func(p *os.Process, h *hole) error
 		}{
-			{"nothing", func(*os.Process) error { return nil }},
-			{"SIGSTOP", func(p *os.Process) error { return p.Signal(syscall.SIGSTOP) }},
-			{"SIGKILL", func(p *os.Process) error { return p.Kill() }},
+			{"nothing", func(*os.Process, *hole) error { return nil }},
+			{"SIGSTOP", func(p *os.Process, _ *hole) error { return p.Signal(syscall.SIGSTOP) }},
+			{"SIGKILL", func(p *os.Process, _ *hole) error { return p.Kill() }},
+			{"black hole", func(_ *os.Process, h *hole) error { close(h.swallowed); return nil }},
 		} {
 			b.Run(client.name+"/"+fault.name, func(b *testing.B) {
 				process, addr := agent(b, client.name)
-				log, account := client.start(b, addr)
+				h := newHole(b, addr)
+				log, account := client.start(b, h.ln.Addr().String())
 				for range 1000 { // the connection stands
 					log()
 				}
@@ -253,7 +313,7 @@ func BenchmarkEmitDuring(b *testing.B) {
 					}()
 					if !struck {
 						time.Sleep(during / 5)
-						if err := fault.strike(process); err != nil {
+						if err := fault.strike(process, h); err != nil {
 							b.Fatal(err)
 						}
 						struck = true
