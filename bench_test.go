@@ -7,9 +7,11 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 )
@@ -242,4 +244,53 @@ func resident(b *testing.B) int {
 		b.Fatal(err)
 	}
 	return pages * os.Getpagesize()
+}
+
+// BenchmarkWriteBesideReaders writes 20,000 records a second, ten at a time, to
+// one source, and reports how long the writes take without readers and with a
+// thousand that follow it.
+func BenchmarkWriteBesideReaders(b *testing.B) {
+	for _, n := range []int{0, 1000} {
+		b.Run(fmt.Sprintf("readers=%d", n), func(b *testing.B) {
+			r := New(nil)
+			defer r.Close()
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			batch := benchBatch(benchApp(0), 10)
+			r.WriteBatch(ctx, batch)
+			var reading atomic.Int64
+			for range n {
+				go func() {
+					q := envelope.Query{Select: []envelope.Selector{{SourceID: "5f6c7a1e-3a3b-4c1d-9e2f-000000000000"}}, Follow: true}
+					first := true
+					for range r.Batches(ctx, q) {
+						if first {
+							reading.Add(1)
+							first = false
+						}
+					}
+				}()
+			}
+			for reading.Load() < int64(n) {
+				runtime.Gosched()
+			}
+			runtime.GC()
+			var times []time.Duration
+			start := time.Now()
+			for b.Loop() {
+				for time.Since(start) < time.Duration(len(times))*500*time.Microsecond {
+					time.Sleep(100 * time.Microsecond)
+				}
+				before := time.Now()
+				if err := r.WriteBatch(ctx, batch); err != nil {
+					b.Fatal(err)
+				}
+				times = append(times, time.Since(before))
+			}
+			slices.Sort(times)
+			b.ReportMetric(float64(times[len(times)/2].Nanoseconds())/1000, "p50-µs")
+			b.ReportMetric(float64(times[len(times)*99/100].Nanoseconds())/1000, "p99-µs")
+			b.ReportMetric(float64(r.Stats().Missed), "missed")
+		})
+	}
 }
