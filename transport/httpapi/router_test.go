@@ -428,29 +428,6 @@ type closer struct{ c *websocket.Conn }
 
 func (c closer) Close() error { return c.c.CloseNow() }
 
-// The time from a publish to the client's having it.
-func BenchmarkTailLatency(b *testing.B) {
-	r := start(b, 64<<20)
-	r.publish(b, "web", 1, 1, 1)
-	c := dial(b, r.url+"/v1/tail?app=web&lines=1")
-	read := func() {
-		for {
-			_, p, err := c.Read(context.Background())
-			if err != nil {
-				b.Fatal(err)
-			}
-			if batch, _ := envelope.ParseBatch(p); batch.Count > 0 {
-				return
-			}
-		}
-	}
-	read()
-	for b.Loop() {
-		r.publish(b, "web", 1, 1, 1)
-		read()
-	}
-}
-
 func TestDelimitedMessagesAreWhole(t *testing.T) {
 	r := start(t, 0)
 	r.publish(t, "web", 1, 5000, 50)
