@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,7 +118,7 @@ func TestLogrotate(t *testing.T) {
 				}
 				time.Sleep(way.pause + time.Duration(round%3)*20*time.Millisecond)
 				if out, err := exec.Command(logrotate, "-f", "-s", filepath.Join(dir, "status"), conf).CombinedOutput(); err != nil {
-					t.Skipf("logrotate: %v: %s", err, out)
+					t.Fatalf("logrotate: %v: %s", err, out)
 				}
 			}
 			a.write(1)
@@ -136,5 +137,90 @@ func TestLogrotate(t *testing.T) {
 				t.Errorf("told of %d missing", told)
 			}
 		})
+	}
+}
+
+// TestWebServer: nginx's access log, which logrotate(8) rotates while requests
+// come in, arrives line by line, once.
+func TestWebServer(t *testing.T) {
+	nginx, logrotate := peer(t, "nginx"), peer(t, "logrotate")
+	s := newServer(t)
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // or logrotate refuses
+		t.Fatal(err)
+	}
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	addr := freePort(t)
+	user, su := "", ""
+	if os.Getuid() == 0 {
+		user, su = "user root;", "su root root"
+	}
+	conf := write("nginx.conf", fmt.Sprintf(`
+%s daemon off; pid %s/pid; error_log %[2]s/error.log; events {}
+http {
+	log_format numbered '$arg_n $remote_addr "$request" $status';
+	access_log %[2]s/web.log numbered;
+	client_body_temp_path %[2]s/t1; proxy_temp_path %[2]s/t2; fastcgi_temp_path %[2]s/t3; uwsgi_temp_path %[2]s/t4; scgi_temp_path %[2]s/t5;
+	server { listen %[3]s; location / { return 204; } }
+}
+`, user, dir, addr))
+	rules := write("logrotate.conf", fmt.Sprintf(`
+%s/web.log {
+	%s
+	rotate 100
+	create
+	compress
+	delaycompress
+	postrotate
+		kill -USR1 $(cat %[1]s/pid)
+	endscript
+}
+`, dir, su))
+	web := exec.Command(nginx, "-c", conf, "-p", dir)
+	web.Stderr = os.Stderr
+	if err := web.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() {
+		web.Process.Signal(syscall.SIGQUIT) // lets requests finish
+		web.Wait()
+	}
+	t.Cleanup(stop)
+	d := startDaemon(t, fmt.Sprintf("servers: %s\nstate: %s/state\nfiles:\n  - paths: %[2]s/{app}.log\n", s.addr, dir))
+	eventually(t, func() bool { _, err := http.Get("http://" + addr + "/?n=0"); return err == nil }, d.out.String)
+	n := 1
+	for range 10 {
+		for range 100 {
+			resp, err := http.Get(fmt.Sprintf("http://%s/?n=%d", addr, n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			n++
+		}
+		if out, err := exec.Command(logrotate, "-f", "-s", filepath.Join(dir, "status"), rules).CombinedOutput(); err != nil {
+			t.Fatalf("logrotate: %v: %s", err, out)
+		}
+	}
+	stop()
+	eventually(t, func() bool { times, _ := s.tally("web"); return len(times) >= n }, func() string {
+		times, _ := s.tally("web")
+		return fmt.Sprintf("%d of %d; %s", len(times), n, d.out)
+	})
+	d.end(syscall.SIGTERM)
+	times, told := s.tally("web")
+	for i := range n {
+		if times[i] != 1 {
+			t.Errorf("request %d came %d times", i, times[i])
+		}
+	}
+	if told > 0 || len(times) != n {
+		t.Errorf("%d requests of %d, told of %d missing", len(times), n, told)
 	}
 }
