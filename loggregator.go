@@ -96,8 +96,8 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 	if r.closed {
 		return ErrClosed
 	}
-	if src := r.alike(b); src != nil {
-		r.append(src, b)
+	if src := r.alike(&b); src != nil {
+		r.append(src, &b)
 		return nil
 	}
 	w := inbound{r: r, batch: b, missed: b.Missed, upTo: b.First}
@@ -133,7 +133,7 @@ func (r *Router) WriteBatch(_ context.Context, b envelope.Batch) error {
 // glance: nobody has numbered them, and they say what their source always says.
 // Nearly all that a program's own emitter brings is so, a record at a time, and
 // taking a third off it is worth a way of its own.
-func (r *Router) alike(b envelope.Batch) *source {
+func (r *Router) alike(b *envelope.Batch) *source {
 	if b.Stream != 0 {
 		return nil
 	}
@@ -265,13 +265,13 @@ func (w *inbound) flush() {
 		}
 		w.upTo = b.Next
 	}
-	w.r.append(src, b)
+	w.r.append(src, &b)
 	w.missed, w.batch.Reason, w.batch.From, w.batch.Begin, w.batch.Told = 0, 0, 0, 0, 0
 }
 
 // append puts records of a source into its ring, and wakes its readers.
-func (r *Router) append(src *source, b envelope.Batch) {
-	done := src.ring.Append(b, src)
+func (r *Router) append(src *source, b *envelope.Batch) {
+	done := src.ring.Append(*b, src)
 	c := &r.counts
 	c.accepted.Add(done.Accepted)
 	if done != (ringbuf.Appended{Accepted: done.Accepted}) {
