@@ -204,6 +204,9 @@ func TestResidency(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills memory")
 	}
+	if raceEnabled {
+		t.Skip("the race detector's own memory is resident, too")
+	}
 	for _, mix := range mixes {
 		t.Run(mix.name, func(t *testing.T) { mix.check(t, false) })
 	}
