@@ -138,7 +138,8 @@ func BenchmarkChain(b *testing.B) {
 
 // BenchmarkRun measures the program under the agent beside the program in a pipe
 // to cat, in turn: with the server there, with nobody there, and with a server
-// that takes connections and never reads.
+// that takes connections and never reads. What the least costs that can be done
+// with lines to keep them, which is cat into a file in memory, is measured too.
 func BenchmarkRun(b *testing.B) {
 	w := newWorld(b)
 	w.serve()
@@ -147,9 +148,12 @@ func BenchmarkRun(b *testing.B) {
 	defer ln.Close()
 	for name, server := range map[string]string{"up": w.ingest, "down": freeAddr(b), "hung": hung} {
 		b.Run("server="+name, func(b *testing.B) {
-			var agent, cat time.Duration
+			var agent, cat, keep time.Duration
+			kept := inMemory(b)
 			for b.Loop() {
 				cat += timed(b, exec.Command("sh", "-c", `"$0" | cat >/dev/null`, os.Args[0]))
+				keep += timed(b, exec.Command("sh", "-c", `"$0" | cat >"$1"`, os.Args[0], kept))
+				os.Remove(kept)
 				// The agent's own end, at which it hands over what is left, is after
 				// the program's: the program says how long it took.
 				agent += inAgent(b, w, server)
@@ -157,8 +161,19 @@ func BenchmarkRun(b *testing.B) {
 			b.ReportMetric(agent.Seconds()/float64(b.N), "agent-s/op")
 			b.ReportMetric(cat.Seconds()/float64(b.N), "cat-s/op")
 			b.ReportMetric(agent.Seconds()/cat.Seconds(), "agent/cat")
+			b.ReportMetric(keep.Seconds()/cat.Seconds(), "keep/cat")
 		})
 	}
+}
+
+// inMemory is the name of a file in memory, where the system has such.
+func inMemory(b *testing.B) string {
+	dir, err := os.MkdirTemp("/dev/shm", "loggregator-")
+	if err != nil {
+		return b.TempDir() + "/kept"
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	return dir + "/kept"
 }
 
 // inAgent runs the printer under the agent and returns how long the printer
