@@ -271,6 +271,7 @@ func TestX03KilledProcessLosesNothing(t *testing.T) {
 	}
 	wg.Wait()
 	p := startProcess(t, s, "-drains", file)
+	p.out.find(t, "Draining") // all may have come in an earlier life: a signal must not meet a process that does not listen yet
 	shop.until(t, fmt.Sprintf("shop seq=%d", total-1))
 	all.until(t, fmt.Sprintf("web seq=%d", total-1))
 	p.stop(t)
