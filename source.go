@@ -140,6 +140,12 @@ const ordinaryPlace = 400
 // matches reports whether the selector describes this place, as far as it looks
 // at sources.
 func (p *place) matches(id string, s *envelope.Selector) bool {
+	if s.IDs {
+		return (s.SourceID == "" || s.SourceID == id) &&
+			(s.App == "" || s.App == p.appID || p.appID == "" && s.App == id) &&
+			(s.Space == "" || s.Space == p.spaceID) &&
+			(s.Org == "" || s.Org == p.orgID)
+	}
 	return (s.SourceID == "" || s.SourceID == id) &&
 		(s.App == "" || s.App == p.app || s.App == p.appID || p.app == "" && s.App == id) &&
 		(s.Space == "" || s.Space == p.space || s.Space == p.spaceID) &&

@@ -55,6 +55,11 @@ type Selector struct {
 	Space    string
 	Org      string
 
+	// IDs makes App, Space and Org ids, never names: names are chosen by those who
+	// log, so that somebody may name a space of his own like the id of another. A
+	// source that says no application's id has its source id for one.
+	IDs bool
+
 	// What the record itself says.
 	Kinds      []Kind // any of these
 	Stdout     bool   // logs of type OUT (and, if Stderr too, either)

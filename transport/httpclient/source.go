@@ -14,7 +14,7 @@ import (
 )
 
 // ErrQuery means a query that the server's HTTP API has no words for.
-var ErrQuery = errors.New("httpclient: a query over HTTP has one selector, with a source id or an application")
+var ErrQuery = errors.New("httpclient: a query over HTTP has one selector, with a source id or an application, and not by ids alone")
 
 // backoff doubles from 100 ms to 10 s, each half to one and a half of it, so
 // that a server that comes back is not met by all its readers at once.
@@ -92,7 +92,7 @@ func (c *Client) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 
 // paramsOf is the query as the parameters of a request, but for the cursor.
 func paramsOf(q envelope.Query) (url.Values, error) {
-	if len(q.Select) != 1 || q.Select[0].SourceID != "" && q.Select[0].App != "" {
+	if len(q.Select) != 1 || q.Select[0].IDs || q.Select[0].SourceID != "" && q.Select[0].App != "" {
 		return nil, ErrQuery
 	}
 	s := q.Select[0]
