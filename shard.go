@@ -1,6 +1,8 @@
 package loggregator
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -25,20 +27,32 @@ var shardSeed = maphash.MakeSeed()
 // nothing, whatever name they use.
 func shardKey(q *envelope.Query) string { return fmt.Sprintf("%s %+v", q.Shard, q.Select) }
 
-// owner is the member that a source belongs to.
+// owner is the member that a source belongs to. Of several members of one name
+// it is the one that came last.
 func (g *group) owner(src *source) *subscription {
 	var best *subscription
 	var most uint64
 	for _, m := range g.members {
-		var h maphash.Hash
-		h.SetSeed(shardSeed)
-		h.WriteString(src.id)
-		maphash.WriteComparable(&h, m.member)
-		if sum := h.Sum64(); best == nil || sum > most {
+		if sum := m.claim(src); best == nil || sum >= most {
 			best, most = m, sum
 		}
 	}
 	return best
+}
+
+// claim is a number that a source's owner has the highest of. That of a member
+// with a name is the same in every process.
+func (s *subscription) claim(src *source) uint64 {
+	if s.q.Member == "" {
+		var h maphash.Hash
+		h.SetSeed(shardSeed)
+		h.WriteString(src.id)
+		maphash.WriteComparable(&h, s.member)
+		return h.Sum64()
+	}
+	// Sums of names that differ at the end alone differ in all bits.
+	sum := sha256.Sum256([]byte(src.id + "\x00" + s.q.Member))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // join adds s to the group that its query names, and reports whether it is the

@@ -138,3 +138,56 @@ func TestShardsComeAndGo(t *testing.T) {
 }
 
 var longText = fmt.Sprintf("%200d", 0)
+
+// TestNamedMembersKeepTheirSources checks that which sources a member reads
+// depends on the members' names alone: not on the order in which they came, nor
+// on the process, and a member that returns has its own again.
+func TestNamedMembersKeepTheirSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sources = 40
+		q := envelope.Query{Select: envelope.Everything, Shard: "nozzle"}
+		split := func(names ...string) map[string]string {
+			r := New(nil)
+			defer r.Close()
+			tails := make(map[string]*tail)
+			for _, name := range names {
+				q.Member = name
+				tails[name] = follow(t, r, q)
+			}
+			synctest.Wait()
+			for i := range sources {
+				write(t, r, lines(app(fmt.Sprint("app", i), "s", "o"), time.Now().UnixNano(), fmt.Sprint(i)))
+			}
+			synctest.Wait()
+			owner := make(map[string]string)
+			for name, m := range tails {
+				for _, text := range m.got {
+					if was := owner[text]; was != "" {
+						t.Errorf("line %s went to %s and %s", text, was, name)
+					}
+					owner[text] = name
+				}
+				if len(m.got) == 0 {
+					t.Errorf("%s got nothing", name)
+				}
+				m.stop()
+			}
+			if len(owner) != sources {
+				t.Errorf("%d of %d lines were read", len(owner), sources)
+			}
+			return owner
+		}
+		first, again := split("a", "b", "c"), split("c", "a", "b")
+		for text, name := range first {
+			if again[text] != name {
+				t.Errorf("line %s went to %s, then to %s", text, name, again[text])
+			}
+		}
+		two := split("c", "a")
+		for text, name := range first {
+			if name != "b" && two[text] != name {
+				t.Errorf("line %s moved from %s to %s though %[2]s has stayed", text, name, two[text])
+			}
+		}
+	})
+}

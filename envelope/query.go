@@ -121,6 +121,15 @@ type Query struct {
 	Since   time.Time // by the records' own timestamps
 	History bool
 
+	// Until, if not zero, makes this a query of records by their own timestamps,
+	// exactly: those from Since on and before Until, wherever they stand in the
+	// order of arrival. Last are then the newest of them, First, if Last is zero,
+	// the oldest, and with those come all that have the same timestamp as one of
+	// them: whoever turns pages by timestamp would lose what a page cuts off. Such a
+	// query does not Follow.
+	Until time.Time
+	First int
+
 	// Follow goes on with what arrives. Without it the sequence ends with the
 	// last record that was there at the start.
 	Follow bool
@@ -130,6 +139,10 @@ type Query struct {
 	// a time, and goes over to another without loss or repeat when readers come
 	// and leave. Where to start is the first reader's choice.
 	Shard string
+	// Member, if not empty, names this reader within its Shard group: which sources
+	// are its own then follows from the names of the members alone, in every
+	// process and after every return.
+	Member string
 
 	// Where, if not nil, is asked of each source that the selection describes, and
 	// of each that appears while following: those for which it is false are left
