@@ -39,6 +39,9 @@ func (s *subscription) run(ctx context.Context, feeds []*feed, yield func(envelo
 	if err := s.backlog(ctx, feeds, yield); err != nil || !s.q.Follow {
 		return err
 	}
+	if !yield(envelope.Batch{Ring: s.markID, Position: s.markAt}) {
+		return errStopped
+	}
 	for _, f := range feeds {
 		s.mark(f) // what came since, and feeds that ended meanwhile
 	}

@@ -63,7 +63,8 @@ type feed struct {
 //
 // A reader that follows is first given empty batches by which it knows where it
 // starts: one for the router and one for each source there is. From then on its
-// cursor is whole.
+// cursor is whole. After what is there at the start, the one for the router comes
+// once more.
 func (r *Router) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
 		if q.MaxBytes <= 0 {
