@@ -344,12 +344,5 @@ func (e Envelope) AppendTags(dst []Tag) []Tag {
 		return dst
 	}
 	slices.SortStableFunc(tags, func(a, b Tag) int { return bytes.Compare(a.Key, b.Key) })
-	kept := 0
-	for i, t := range tags {
-		if i+1 == len(tags) || string(tags[i+1].Key) != string(t.Key) { // the last one given counts
-			tags[kept] = t
-			kept++
-		}
-	}
-	return dst[:start+kept]
+	return dst[:start+len(lastOfEach(tags))] // the last one given counts
 }

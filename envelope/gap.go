@@ -109,3 +109,40 @@ func (e Envelope) appendApp(dst []byte) []byte {
 	}
 	return append(append(dst, app...), ' ')
 }
+
+// AppendGapRecords appends the same as records in the application's own stream,
+// logs of source type LGR, for a protocol that has records and nothing else; see
+// AppendMissed. They are of the time given, in nanoseconds since 1970 UTC, and of
+// sourceID where the batch has no record to take the source from. It says how many
+// records it appended.
+func (b Batch) AppendGapRecords(dst []byte, sourceID string, timestamp int64) (_ []byte, count int) {
+	if b.Missed == 0 && !b.Reset {
+		return dst, 0
+	}
+	var f Fixed
+	if e, _, err := Next(b.Records); err == nil {
+		r, _ := e.Route()
+		f = f.AppendSource(string(r.SourceID), "")
+		for k, v := range e.Tags() {
+			if s := string(k); s != TagMissed && s != TagReason { // of a line that tells of others
+				f = f.AppendTag(s, string(v))
+			}
+		}
+	} else {
+		f = f.AppendSource(sourceID, "")
+	}
+	if b.Reset {
+		dst = AppendLog(dst, f.WithTag(TagSourceType, SourceTypeLGR), timestamp, Err,
+			[]byte("lines are missing here, their number is not known: the server was started anew"))
+		count++
+	}
+	if b.Missed > 0 {
+		reason := b.Reason.String()
+		if b.Reason == ReasonUnknown {
+			reason = "this reader was too slow, or away for too long"
+		}
+		dst = AppendMissed(dst, f, timestamp, b.Missed, reason)
+		count++
+	}
+	return dst, count
+}

@@ -88,3 +88,22 @@ func (f Fixed) logSize(records []byte) int {
 	}
 	return end
 }
+
+// Log reads time (nanoseconds since 1970 UTC), stream and text of e if it is a log
+// that says exactly f beside them; else ok is false. For f see FixedOf; f may be empty, which none says.
+func (f Fixed) Log(e Envelope) (at int64, t LogType, text []byte, ok bool) {
+	n := timestampSize + len(f)
+	if len(f) == 0 || len(e) <= n || !startsWithTime(e) || string(e[timestampSize:n]) != string(f) || e[n] != keyLog {
+		return 0, 0, nil, false
+	}
+	i, end := span(e, n+1)
+	if end != len(e) { // a later field may win
+		return 0, 0, nil, false
+	}
+	var r Route
+	if !skimLog(e[i:end], &r) {
+		return 0, 0, nil, false
+	}
+	r.Timestamp, _ = timestamp(e, 1)
+	return r.Timestamp, r.LogType, r.Payload, true
+}
