@@ -83,7 +83,11 @@ func (s *subscription) backlog(ctx context.Context, feeds []*feed, yield func(en
 		}
 	}()
 	skip := uint64(0)
-	if s.q.Last > 0 && s.q.Cursor.IsZero() {
+	if !s.q.Until.IsZero() {
+		if err := s.byTime(ctx, feeds); err != nil {
+			return err
+		}
+	} else if s.q.Last > 0 && s.q.Cursor.IsZero() {
 		skip = s.surplus(ctx, feeds)
 	}
 	if skip > 0 || s.q.ByTime && len(feeds) > 1 {
@@ -152,7 +156,7 @@ func (s *subscription) turn(f *feed, yield func(envelope.Batch) bool) error {
 	if !ok {
 		return nil
 	}
-	if f.filter != nil {
+	if f.filter != nil || f.window != nil {
 		f.keep(&b)
 	}
 	if !yield(b) {
@@ -167,6 +171,9 @@ func (s *subscription) turn(f *feed, yield func(envelope.Batch) bool) error {
 // read takes the next batch of f, from where and up to where the query wants it.
 // It is false if there is nothing to tell.
 func (s *subscription) read(f *feed, buf []byte) (envelope.Batch, bool) {
+	if f.window != nil {
+		f.seek()
+	}
 	from := f.at.Position()
 	if from >= f.bound() || f.gone {
 		return envelope.Batch{}, false
@@ -301,6 +308,12 @@ func (f *feed) keep(b *envelope.Batch) {
 }
 
 func (f *feed) wants(e envelope.Envelope, route *envelope.Route) bool {
+	if f.window != nil && !f.window.holds(route.Timestamp) {
+		return false
+	}
+	if f.filter == nil {
+		return true
+	}
 	for i := range f.filter {
 		if f.filter[i].MatchRecord(e, route) {
 			return true
@@ -396,7 +409,7 @@ func (s *subscription) merge(ctx context.Context, feeds []*feed, skip uint64, yi
 		h.batch.Missed, h.batch.Reset = 0, false
 		covered := part.Count == h.batch.Count
 		h.batch = after(h.batch, n)
-		if h.feed.filter != nil {
+		if h.feed.filter != nil || h.feed.window != nil {
 			h.feed.keep(&part)
 		}
 		if k := min(skip, uint64(part.Count)); k > 0 {

@@ -17,6 +17,7 @@ type source struct {
 	id    string
 	ring  *ringbuf.Ring
 	place atomic.Pointer[placed]
+	times timeline
 	// unseen counts records whose tags were not seen like this before, checked
 	// those that were looked at at all.
 	unseen, checked atomic.Uint64

@@ -54,6 +54,12 @@ type feed struct {
 	resumed map[envelope.StreamID]bool // makers whose place was found; nil: not resuming
 
 	skipBefore int64 // leave out leading records with older timestamps; 0: none
+
+	// Of a query by time: which timestamps, and the zones of the ring that may hold
+	// some. nil: any other query.
+	window *window
+	zones  zones
+	zone   int // the next of them
 }
 
 // Batches implements envelope.Source. A reader that does not keep up falls
@@ -69,6 +75,9 @@ func (r *Router) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 	return func(yield func(envelope.Batch, error) bool) {
 		if q.MaxBytes <= 0 {
 			q.MaxBytes = 64 << 10
+		}
+		if !q.Until.IsZero() {
+			q.Follow = false
 		}
 		q.Cursor = q.Cursor.Clone() // its owner will move it on while we look things up
 		s := &subscription{r: r, q: q, wake: make(chan struct{}, 1), feeds: make(map[*source]*feed)}
@@ -262,6 +271,8 @@ func (s *subscription) start(f *feed) {
 		}
 		f.at = ring.Reader(0)
 		f.resumed = make(map[envelope.StreamID]bool)
+	case !q.Until.IsZero():
+		f.at = ring.Reader(0)
 	case q.Last > 0:
 		f.at = ring.Reader(0)
 		if f.filter == nil && next > uint64(q.Last) {
