@@ -233,26 +233,13 @@ func ParseCursor(s string) (Cursor, error) {
 	}
 	c := Cursor{Rings: make(map[StreamID]uint64), Streams: make(map[StreamID]uint64)}
 	for len(m) > 0 {
-		num, typ, n := consumeTag(m)
-		if n < 0 || typ != protowire.BytesType || num != 1 && num != 2 {
+		num, v, rest, ok := consumeField(m)
+		if !ok || num != 1 && num != 2 || len(c.Rings)+len(c.Streams) >= MaxCursor {
 			return Cursor{}, ErrCursor
 		}
-		p, l := protowire.ConsumeBytes(m[n:])
-		if l < 0 {
-			return Cursor{}, ErrCursor
-		}
-		m = m[n+l:]
-		var id StreamID
-		var next uint64
-		for num, v := range fields(p) {
-			switch {
-			case num == 1 && v.typ == fixed64Type:
-				id = StreamID(v.n)
-			case num == 2 && v.typ == varintType:
-				next = v.n
-			}
-		}
-		if id == 0 || len(c.Rings)+len(c.Streams) >= MaxCursor {
+		m = rest
+		id, next, ok := parsePosition(v)
+		if !ok {
 			return Cursor{}, ErrCursor
 		}
 		if num == 1 {
