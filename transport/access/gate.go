@@ -1,0 +1,235 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// Source is what is read: a router, or a link to some.
+type Source interface {
+	envelope.Source
+
+	// Known reports whether a source that is held now matches. What the
+	// selectors ask of single records is not looked at.
+	Known(sel []envelope.Selector) bool
+}
+
+// Defaults of Options.
+const (
+	DefaultMaxReaders     = 10_000
+	DefaultMaxPerUser     = 100
+	DefaultBytesPerSecond = 256 << 20
+)
+
+// MaxToken bounds a token, in bytes.
+const MaxToken = 16 << 10
+
+// MaxBatch bounds the batches that a query may ask for, in bytes.
+const MaxBatch = 1 << 20
+
+// Options of a Gate. The zero value is useful.
+type Options struct {
+	// MaxReaders bounds the passes there are at a time. Default 10,000.
+	MaxReaders int
+
+	// MaxPerUser bounds those of one user, if there is an Authorizer. Default
+	// 100; negative: any number.
+	MaxPerUser int
+
+	// BytesPerSecond bounds what one sequence yields, in bytes of records; as much
+	// may come at once. A reader who wants more is held back, which makes him slow:
+	// what the rings give up meanwhile he is told as missed. Default 256 MiB;
+	// negative: any number.
+	BytesPerSecond int64
+
+	// Audit gets a line for every decision: who asked for what, from where, and
+	// what came of it. Default none.
+	Audit *slog.Logger
+
+	// Logger is told when who may read what cannot be found out, once a minute at
+	// most. Default none.
+	Logger *slog.Logger
+}
+
+func (o *Options) withDefaults() Options {
+	var opt Options
+	if o != nil {
+		opt = *o
+	}
+	if opt.MaxReaders <= 0 {
+		opt.MaxReaders = DefaultMaxReaders
+	}
+	if opt.MaxPerUser == 0 {
+		opt.MaxPerUser = DefaultMaxPerUser
+	}
+	if opt.BytesPerSecond == 0 {
+		opt.BytesPerSecond = DefaultBytesPerSecond
+	}
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	return opt
+}
+
+// Gate is what every way of reading goes through, so that rights and limits are
+// the same for all. It has no goroutines of its own, and needs no closing.
+type Gate struct {
+	src Source
+	a   Authorizer
+	opt Options
+
+	mu      sync.Mutex
+	readers int
+	users   map[string]int // passes of each user
+	toldAt  time.Time      // when Logger was told last
+
+	admitted, badToken, denied, busy, userBusy, unavailable, expired, heldBack atomic.Uint64
+}
+
+// NewGate makes a Gate before src. Without an Authorizer everybody reads
+// everything.
+func NewGate(src Source, a Authorizer, o *Options) *Gate {
+	return &Gate{src: src, a: a, opt: o.withDefaults(), users: make(map[string]int)}
+}
+
+// Restricted reports whether there is an Authorizer.
+func (g *Gate) Restricted() bool { return g.a != nil }
+
+// Stats are a Gate's figures. All but the first two only grow.
+type Stats struct {
+	Readers int // passes there are
+	Users   int // who hold them
+
+	Admitted    uint64 // passes given
+	BadToken    uint64 // refused: no valid token
+	Denied      uint64 // refused: asked for what they may not read
+	Busy        uint64 // refused: MaxReaders
+	UserBusy    uint64 // refused: MaxPerUser
+	Unavailable uint64 // refused: it could not be found out what they may read
+
+	Expired  uint64 // sequences ended in mid-stream because their token did
+	HeldBack uint64 // pauses that BytesPerSecond made
+}
+
+// Stats returns the figures.
+func (g *Gate) Stats() Stats {
+	g.mu.Lock()
+	readers, users := g.readers, len(g.users)
+	g.mu.Unlock()
+	return Stats{
+		Readers: readers, Users: users,
+		Admitted: g.admitted.Load(), BadToken: g.badToken.Load(), Denied: g.denied.Load(),
+		Busy: g.busy.Load(), UserBusy: g.userBusy.Load(), Unavailable: g.unavailable.Load(),
+		Expired: g.expired.Load(), HeldBack: g.heldBack.Load(),
+	}
+}
+
+// Admit lets the bearer of token in, to read what he may of what sel asks for.
+// The Pass must be closed. See ErrToken and its like for the errors, and Explain
+// for what to answer. It blocks as long as the Authorizer does, at most until ctx
+// ends.
+func (g *Gate) Admit(ctx context.Context, token string, sel []envelope.Selector) (*Pass, error) {
+	pass, user, err := g.admit(ctx, token, sel)
+	switch {
+	case err == nil:
+		g.admitted.Add(1)
+	case errors.Is(err, ErrToken):
+		g.badToken.Add(1)
+	case errors.Is(err, ErrDenied):
+		g.denied.Add(1)
+	case errors.Is(err, ErrUserBusy):
+		g.userBusy.Add(1)
+	case errors.Is(err, ErrBusy):
+		g.busy.Add(1)
+	case ctx.Err() != nil: // he has left
+	default:
+		g.unavailable.Add(1)
+		g.tell(err)
+		err = errors.Join(ErrUnavailable, err)
+	}
+	g.audit(ctx, user, sel, pass, err)
+	return pass, err
+}
+
+func (g *Gate) admit(ctx context.Context, token string, sel []envelope.Selector) (*Pass, string, error) {
+	g.mu.Lock()
+	full := g.readers >= g.opt.MaxReaders
+	g.mu.Unlock()
+	if full { // before anybody is asked
+		return nil, "", g.tooMany()
+	}
+	grant, err := g.authorize(ctx, token, sel)
+	if err != nil {
+		return nil, grant.User, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.readers >= g.opt.MaxReaders {
+		return nil, grant.User, g.tooMany()
+	}
+	if g.a != nil {
+		if g.opt.MaxPerUser > 0 && g.users[grant.User] >= g.opt.MaxPerUser {
+			return nil, grant.User, fmt.Errorf("%w: you are reading %d times already, which is the limit; end one of them", ErrUserBusy, g.opt.MaxPerUser)
+		}
+		g.users[grant.User]++
+	}
+	g.readers++
+	return &Pass{g: g, grant: grant}, grant.User, nil
+}
+
+func (g *Gate) tooMany() error {
+	return fmt.Errorf("%w: %d are being served, which is the limit; try again later", ErrBusy, g.opt.MaxReaders)
+}
+
+// authorize asks the Authorizer.
+func (g *Gate) authorize(ctx context.Context, token string, sel []envelope.Selector) (Grant, error) {
+	switch {
+	case g.a == nil:
+		return Grant{Select: sel}, nil
+	case token == "":
+		return Grant{}, fmt.Errorf("%w: there is none; send one as Authorization: Bearer TOKEN", ErrToken)
+	case len(token) > MaxToken:
+		return Grant{}, fmt.Errorf("%w: it is longer than %d KiB", ErrToken, MaxToken>>10)
+	case len(sel) == 0:
+		return Grant{}, ErrDenied
+	}
+	grant, err := g.a.Authorize(ctx, token, sel)
+	switch {
+	case err != nil:
+		return Grant{User: grant.User}, err
+	case len(grant.Select) == 0:
+		return grant, ErrDenied
+	case !grant.Expires.IsZero() && !time.Now().Before(grant.Expires):
+		return Grant{User: grant.User}, fmt.Errorf("%w: it has expired; log in again", ErrToken)
+	}
+	return grant, nil
+}
+
+// Known reports whether anything held now is what the bearer of token may read
+// of sel: where a request names several things, each may be asked for. It is for
+// one who was admitted.
+func (g *Gate) Known(ctx context.Context, token string, sel []envelope.Selector) bool {
+	grant, err := g.authorize(ctx, token, sel)
+	return err == nil && g.src.Known(grant.Select)
+}
+
+// tell says in the log that the Authorizer fails.
+func (g *Gate) tell(err error) {
+	now := time.Now()
+	g.mu.Lock()
+	old := g.toldAt.IsZero() || now.Sub(g.toldAt) >= time.Minute
+	if old {
+		g.toldAt = now
+	}
+	g.mu.Unlock()
+	if old {
+		g.opt.Logger.Error("it cannot be found out who may read what: readers are refused", "error", err)
+	}
+}

@@ -1,0 +1,129 @@
+package access
+
+import (
+	"context"
+	"iter"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// Pass is one admitted reader: an envelope.Source of what was granted.
+type Pass struct {
+	g      *Gate
+	grant  Grant
+	closed atomic.Bool
+}
+
+// User is who reads; empty where nobody is asked for a token.
+func (p *Pass) User() string { return p.grant.User }
+
+// Select is what was granted. It is not to be changed.
+func (p *Pass) Select() []envelope.Selector { return p.grant.Select }
+
+// Expires is when the pass ends. Zero: never.
+func (p *Pass) Expires() time.Time { return p.grant.Expires }
+
+// Known reports whether anything held now is what was granted. What it asks of
+// single records is not looked at.
+func (p *Pass) Known() bool { return p.g.src.Known(p.grant.Select) }
+
+// Close gives the reader's place to others. It ends no sequence. It may be called
+// more than once.
+func (p *Pass) Close() {
+	if p.closed.Swap(true) {
+		return
+	}
+	g := p.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.readers--
+	if g.a == nil {
+		return
+	}
+	if g.users[p.grant.User]--; g.users[p.grant.User] <= 0 {
+		delete(g.users, p.grant.User)
+	}
+}
+
+// Batches is the Source's, of what was granted: the query's own Select is not
+// looked at, its Shard is a name among the user's own, and its MaxBytes at most
+// MaxBatch. The sequence pauses as Options.BytesPerSecond says, and ends with
+// ErrExpired when the token does.
+func (p *Pass) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		q.Select = p.grant.Select
+		q.MaxBytes = min(q.MaxBytes, MaxBatch)
+		if q.Shard != "" && p.g.a != nil {
+			q.Shard = strconv.Quote(p.grant.User) + q.Shard // no name of another's begins like this
+		}
+		if !p.grant.Expires.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadlineCause(ctx, p.grant.Expires, ErrExpired)
+			defer cancel()
+		}
+		allowance := meter{rate: float64(p.g.opt.BytesPerSecond)}
+		for b, err := range p.g.src.Batches(ctx, q) {
+			if err != nil {
+				yield(envelope.Batch{}, p.ended(ctx, err))
+				return
+			}
+			if !yield(b, nil) {
+				return
+			}
+			if pause := allowance.take(len(b.Records)); pause > 0 {
+				p.g.heldBack.Add(1)
+				sleep(ctx, pause)
+			}
+			if err := ctx.Err(); err != nil {
+				yield(envelope.Batch{}, p.ended(ctx, err))
+				return
+			}
+		}
+	}
+}
+
+// ended is why a sequence ends with err.
+func (p *Pass) ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && context.Cause(ctx) == ErrExpired {
+		p.g.expired.Add(1)
+		return ErrExpired
+	}
+	return err
+}
+
+// meter is an allowance of bytes that grows with time, up to one second's worth.
+// With a rate below zero it never ends.
+type meter struct {
+	rate, left float64
+	at         time.Time
+}
+
+// take says how long to wait after n bytes.
+func (m *meter) take(n int) time.Duration {
+	if m.rate < 0 || n == 0 {
+		return 0
+	}
+	now := time.Now()
+	if m.at.IsZero() {
+		m.left = m.rate
+	} else {
+		m.left = min(m.rate, m.left+now.Sub(m.at).Seconds()*m.rate)
+	}
+	m.at = now
+	if m.left -= float64(n); m.left >= 0 {
+		return 0
+	}
+	return time.Duration(-m.left / m.rate * float64(time.Second))
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
