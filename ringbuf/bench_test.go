@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -226,4 +228,57 @@ func TestAppendAllocates(t *testing.T) {
 			t.Errorf("directory %q: %v allocations", dir, n)
 		}
 	}
+}
+
+// BenchmarkHandOver hands records from one goroutine to another, a hundred at a
+// time, through a ring that holds a megabyte, and waits where it would lose one.
+// It is copied in and out, so twice BenchmarkCopy of the machine is the least.
+func BenchmarkHandOver(b *testing.B) {
+	s, err := New(&Options{Budget: 4 << 20})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	r, err := s.NewRing("shop", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	batch := benchBatch(100)
+	var read, missed atomic.Uint64
+	written := uint64(0)
+	done := make(chan struct{})
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		at, buf := r.Reader(1), make([]byte, 0, 64<<10)
+		for {
+			got := at.Read(buf)
+			read.Add(uint64(got.Count))
+			missed.Add(got.Missed)
+			if got.Count > 0 {
+				continue
+			}
+			select {
+			case <-done:
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+	})
+	b.SetBytes(int64(len(batch.Records)))
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Append(batch, nil)
+		for written += 100; written-read.Load() > 2000; {
+			runtime.Gosched()
+		}
+	}
+	for read.Load()+missed.Load() < written {
+		runtime.Gosched()
+	}
+	b.StopTimer()
+	close(done)
+	reader.Wait()
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(written), "ns/record")
+	b.ReportMetric(float64(missed.Load()), "missed")
 }

@@ -23,7 +23,7 @@ func (b *blocks) push(id uint32) {
 func (b *blocks) pop() uint32 {
 	id := b.ids[b.head]
 	b.head++
-	if live := b.len(); cap(b.ids) > 8 && live < cap(b.ids)/4 {
+	if live := b.len(); cap(b.ids) > 8 && live < cap(b.ids)/8 {
 		b.ids, b.head = append(make([]uint32, 0, 2*live), b.ids[b.head:]...), 0
 	} else if live == 0 {
 		b.ids, b.head = b.ids[:0], 0

@@ -174,9 +174,6 @@ func (s *Store) saveOrigin(r *Ring, o *origin) {
 
 // saveNumbers notes what the records before first are the last to tell.
 func (s *Store) saveNumbers(r *Ring, first uint64) {
-	if s.dir == nil {
-		return
-	}
 	if first == r.next {
 		s.save(r.appendFloor)
 		for i := range r.origins {

@@ -6,18 +6,18 @@ import "sync/atomic"
 func (s *Store) shrink() {
 	for s.used > s.budget && s.evict() {
 	}
-	s.giveBack()
+	s.giveBack(0)
 }
 
 // giveBack returns chunks to the system when what they take beyond the blocks in
-// use is needed by rings: memory that was ever touched is resident, free or not.
-// It looks at two numbers unless there is something to do, and there is not
-// again until as much has changed as two chunks hold.
-func (s *Store) giveBack() {
+// use, and the n about to be, is needed by rings: memory that was ever touched is
+// resident, free or not. It looks at two numbers unless there is something to
+// do, and there is not again until as much has changed as two chunks hold.
+func (s *Store) giveBack(n int) {
 	for {
 		a := &s.arena
 		resident := s.used + int64(a.mapped*a.perChunk()-s.inUse)*blockCost
-		if resident <= s.budget || a.free < 2*a.perChunk() || !s.vacate(a.emptiest()) {
+		if resident <= s.budget || a.free-n < 2*a.perChunk() || !s.vacate(a.emptiest()) {
 			return
 		}
 	}

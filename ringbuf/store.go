@@ -280,7 +280,9 @@ func (s *Store) evict() bool {
 // dropHead gives up the oldest block of r, and those after it in which no record
 // starts, and returns how many records went.
 func (s *Store) dropHead(r *Ring) uint64 {
-	s.saveNumbers(r, r.afterHead())
+	if s.dir != nil {
+		s.saveNumbers(r, r.afterHead())
+	}
 	was, wasBytes := r.first, r.stored()
 	for {
 		id := r.blocks.pop()
@@ -328,7 +330,7 @@ func (s *Store) reserve(n int) bool {
 			return false
 		}
 	}
-	s.giveBack()
+	s.giveBack(n)
 	for s.arena.free < n {
 		if s.arena.grow() != nil && !s.evict() {
 			return false
@@ -357,7 +359,7 @@ func (s *Store) touch(r *Ring, now int64) {
 	if n == 0 {
 		return
 	}
-	if last := r.blocks.at(n - 1); s.arena.meta(last).time == now {
+	if last := r.blocks.at(n - 1); last != s.arena.newest && s.arena.meta(last).time == now {
 		s.arena.unlink(last)
 		s.arena.link(last)
 	}
