@@ -52,7 +52,7 @@ func runDaemon(args []string, std stdio) error {
 	context.AfterFunc(ctx, stop) // from then on a signal has its default effect
 	defer stop()
 	daemon.DumpOnSignal(ctx, std.out)
-	return collect(ctx, path, reloads(ctx), std.out, std.err)
+	return collect(ctx, path, daemon.Reloads(ctx), std.out, std.err)
 }
 
 // configPath is the one argument of a command: the file, with -config before it

@@ -3,11 +3,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,27 +20,4 @@ func lock(path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("state: another agent keeps its positions there (%s is locked)", path)
 	}
 	return func() { f.Close() }, nil
-}
-
-// reloads tells of SIGHUP.
-func reloads(ctx context.Context) <-chan struct{} {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	reload := make(chan struct{})
-	go func() {
-		defer signal.Stop(hup)
-		for {
-			select {
-			case <-hup:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case reload <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return reload
 }

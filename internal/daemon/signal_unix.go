@@ -26,3 +26,26 @@ func DumpOnSignal(ctx context.Context, w io.Writer) {
 		}
 	}()
 }
+
+// Reloads tells of SIGHUP, until ctx ends; from then on it is ignored.
+func Reloads(ctx context.Context) <-chan struct{} {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	reload := make(chan struct{})
+	go func() {
+		defer signal.Ignore(syscall.SIGHUP)
+		for {
+			select {
+			case <-hup:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case reload <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return reload
+}

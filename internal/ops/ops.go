@@ -4,6 +4,7 @@
 package ops
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"net/http/pprof"
@@ -23,27 +24,39 @@ type Metric struct {
 }
 
 // Handler is the handler of the operators' port: /metrics for Prometheus,
-// /healthz (the process answers), /readyz (ready says nil), /debug/pprof. More
-// can be registered.
-func Handler(metrics func(add func(Metric)), ready func() error) *http.ServeMux {
+// /healthz (each of alive says nil: restart the process if not), /readyz (ready
+// says nil: it can do its work now), /debug/pprof. More can be registered.
+func Handler(metrics func(add func(Metric)), ready func() error, alive ...func() error) *http.ServeMux {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector(metrics))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector(), collector(metrics))
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		var errs []error
+		for _, f := range alive {
+			errs = append(errs, f())
 		}
-		io.WriteString(w, "ready\n")
+		answer(w, "ok", errors.Join(errs...))
 	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, "ready", ready()) })
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return mux
+}
+
+// maxScrapes bounds how many are told the figures at a time.
+const maxScrapes = 4
+
+func answer(w http.ResponseWriter, well string, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	io.WriteString(w, well+"\n")
 }
 
 // collector asks for the figures when Prometheus does. They are counted where
