@@ -136,7 +136,18 @@ func (g *Gate) Stats() Stats {
 // for what to answer. It blocks as long as the Authorizer does, at most until ctx
 // ends.
 func (g *Gate) Admit(ctx context.Context, token string, sel []envelope.Selector) (*Pass, error) {
-	pass, user, err := g.admit(ctx, token, sel)
+	return g.decide(ctx, sel, func() (Grant, error) { return g.authorize(ctx, token, sel) })
+}
+
+// AdmitAs lets somebody in who is known by something else than a token, such as
+// the certificate of a connection: grant says who it is, and what to read. The
+// limits are the same.
+func (g *Gate) AdmitAs(ctx context.Context, grant Grant) (*Pass, error) {
+	return g.decide(ctx, grant.Select, func() (Grant, error) { return grant, nil })
+}
+
+func (g *Gate) decide(ctx context.Context, sel []envelope.Selector, authorize func() (Grant, error)) (*Pass, error) {
+	pass, user, err := g.admit(authorize)
 	switch {
 	case err == nil:
 		g.admitted.Add(1)
@@ -158,14 +169,14 @@ func (g *Gate) Admit(ctx context.Context, token string, sel []envelope.Selector)
 	return pass, err
 }
 
-func (g *Gate) admit(ctx context.Context, token string, sel []envelope.Selector) (*Pass, string, error) {
+func (g *Gate) admit(authorize func() (Grant, error)) (*Pass, string, error) {
 	g.mu.Lock()
 	full := g.readers >= g.opt.MaxReaders
 	g.mu.Unlock()
 	if full { // before anybody is asked
 		return nil, "", g.tooMany()
 	}
-	grant, err := g.authorize(ctx, token, sel)
+	grant, err := authorize()
 	if err != nil {
 		return nil, grant.User, err
 	}

@@ -248,3 +248,24 @@ func TestBearerToken(t *testing.T) {
 		}
 	}
 }
+
+// TestAdmitAs checks that who needs no token is behind the same limits.
+func TestAdmitAs(t *testing.T) {
+	g := NewGate(&wire{}, book{}, &Options{MaxPerUser: 1})
+	grant := Grant{User: "nozzle", Select: envelope.Everything}
+	pass, err := g.AdmitAs(t.Context(), grant)
+	if err != nil || pass.User() != "nozzle" || len(pass.Select()) != 1 {
+		t.Fatal(pass, err)
+	}
+	if _, err := g.AdmitAs(t.Context(), grant); !errors.Is(err, ErrUserBusy) {
+		t.Errorf("beyond MaxPerUser: %v", err)
+	}
+	pass.Close()
+	if pass, err = g.AdmitAs(t.Context(), grant); err != nil {
+		t.Fatal(err)
+	}
+	pass.Close()
+	if s := g.Stats(); s.Admitted != 2 || s.UserBusy != 1 || s.Readers != 0 || s.Users != 0 {
+		t.Errorf("%+v", s)
+	}
+}
