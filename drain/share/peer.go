@@ -1,4 +1,4 @@
-package group
+package share
 
 import (
 	"bytes"
@@ -255,7 +255,7 @@ func (p *peer) post(q *request) (*answer, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL, bytes.NewReader(body))
 	if err != nil {
-		return nil, errors.New("group: no request can be made for the URL")
+		return nil, errors.New("share: no request can be made for the URL")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := p.HTTP.Do(req)

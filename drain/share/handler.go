@@ -1,4 +1,4 @@
-package group
+package share
 
 import (
 	"encoding/json"
@@ -8,7 +8,7 @@ import (
 )
 
 // errLate is a request that came behind a later one.
-var errLate = errors.New("group: a later request was here before")
+var errLate = errors.New("share: a later request was here before")
 
 // ServeHTTP takes what members post, and shows Stats to who gets.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -28,7 +28,7 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			status = http.StatusRequestEntityTooLarge
 		}
-		http.Error(w, "group: no request of a member: "+err.Error(), status)
+		http.Error(w, "share: no request of a member: "+err.Error(), status)
 		return
 	}
 	if err := q.check(); err != nil {
@@ -54,22 +54,22 @@ func writeJSON(w http.ResponseWriter, v any) {
 func (q *request) check() error {
 	for what, name := range map[string]string{"group": q.Group, "member": q.Member} {
 		if name == "" || len(name) > MaxName {
-			return fmt.Errorf("group: the name of the %s has to have 1 to %d bytes", what, MaxName)
+			return fmt.Errorf("share: the name of the %s has to have 1 to %d bytes", what, MaxName)
 		}
 	}
 	if len(q.Name) > MaxName {
-		return fmt.Errorf("group: the member's name has more than %d bytes", MaxName)
+		return fmt.Errorf("share: the member's name has more than %d bytes", MaxName)
 	}
 	for _, list := range [][]string{q.Keep, q.Want, q.Drop, q.Release} {
 		for _, key := range list {
 			if key == "" || len(key) > MaxName {
-				return fmt.Errorf("group: the name of a piece has to have 1 to %d bytes", MaxName)
+				return fmt.Errorf("share: the name of a piece has to have 1 to %d bytes", MaxName)
 			}
 		}
 	}
 	for _, note := range q.Notes {
 		if len(note) > maxNote {
-			return fmt.Errorf("group: a note has more than %d bytes", maxNote)
+			return fmt.Errorf("share: a note has more than %d bytes", maxNote)
 		}
 	}
 	return nil

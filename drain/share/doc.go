@@ -1,4 +1,4 @@
-// Package group shares pieces of work between processes: each piece has one
+// Package share shares pieces of work between processes: each piece has one
 // holder at a time, and what a holder notes of a piece the next one is told.
 //
 // It is how several loggregator-drain share their drains, without a cluster of
@@ -39,7 +39,7 @@
 //
 // Whoever is killed has noted his place at most Interval before, and more if his
 // notes are larger than a request may be. Work since then is done again.
-package group
+package share
 
 import "time"
 
@@ -55,7 +55,7 @@ const (
 )
 
 // Path is where a server offers its Registry.
-const Path = "/v1/drains/group"
+const Path = "/v1/drains/share"
 
 // Limits of what a registry takes. What is more is refused with a reason.
 const (

@@ -1,4 +1,4 @@
-package group
+package share
 
 import (
 	"crypto/rand"
@@ -85,7 +85,7 @@ func NewRegistry(o *RegistryOptions) *Registry {
 // limitError is a request that asks for too much.
 type limitError string
 
-func (e limitError) Error() string { return "group: " + string(e) }
+func (e limitError) Error() string { return "share: " + string(e) }
 
 // take does what a request asks, up to the first thing for which there is no
 // room.
