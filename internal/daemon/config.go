@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"reflect"
 	"regexp"
 	"slices"
@@ -83,6 +84,9 @@ func parseYAML(r io.Reader, set func(name, value string) error) error {
 		return nil
 	}
 	top := doc.Content[0]
+	if top.Tag == "!!null" {
+		return nil
+	}
 	if top.Kind != yaml.MappingNode {
 		return fmt.Errorf("-config: line %d: lines like \"http: 127.0.0.1:8080\" are wanted", top.Line)
 	}
@@ -241,15 +245,13 @@ func (s *Size) String() string {
 
 // Set takes what String gives.
 func (s *Size) Set(text string) error {
-	var n int64
-	var unit string
-	if c, _ := fmt.Sscanf(text, "%d%s", &n, &unit); c == 0 || units[unit] == 0 {
+	unit := strings.TrimLeft(text, "0123456789")
+	n, err := strconv.ParseInt(text[:len(text)-len(unit)], 10, 64)
+	times, ok := units[unit]
+	if err != nil || !ok || n > math.MaxInt64/times {
 		return errors.New("a size like 67108864 or 64MiB is wanted")
 	}
-	if n != 0 && (n*units[unit])/units[unit] != n {
-		return errors.New("this is too large")
-	}
-	*s = Size(n * units[unit])
+	*s = Size(n * times)
 	return nil
 }
 
