@@ -27,6 +27,13 @@ type outbound struct{ buf mem.Buffer }
 // empty is a message without fields: the answer of every method of Ingress.
 type empty struct{}
 
+// foreign is a message of another service on the same server (Options.Services),
+// which is bytes as well.
+type foreign interface {
+	MarshalBuffers() mem.BufferSlice
+	UnmarshalBuffers(mem.BufferSlice)
+}
+
 var errType = errors.New("not a message of this API")
 
 // Name is that of the codec that it stands in for, which goes over the wire.
@@ -38,6 +45,8 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 		return mem.BufferSlice{m.buf}, nil
 	case empty:
 		return nil, nil
+	case foreign:
+		return m.MarshalBuffers(), nil
 	}
 	return nil, errType
 }
@@ -62,6 +71,9 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 		data.CopyTo(m.data)
 		return nil
 	case *empty:
+		return nil
+	case foreign:
+		m.UnmarshalBuffers(data)
 		return nil
 	}
 	return errType

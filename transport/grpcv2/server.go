@@ -74,6 +74,11 @@ type Options struct {
 	// sent. Default 200 ms.
 	DrainTime time.Duration
 
+	// Services, if not nil, adds other services to the same port. Their messages are
+	// bytes, too, as those of package logcache: they have the methods MarshalBuffers
+	// and UnmarshalBuffers. Nil: none.
+	Services func(grpc.ServiceRegistrar)
+
 	// Logger hears of refused input, at most once per reason and minute. Nil
 	// discards.
 	Logger *slog.Logger
@@ -192,6 +197,9 @@ func NewServer(w envelope.Writer, g *access.Gate, o *Options) *Server {
 	}
 	if g != nil {
 		s.grpc.RegisterService(egressService(s), nil)
+	}
+	if s.opt.Services != nil {
+		s.opt.Services(s.grpc)
 	}
 	return s
 }
