@@ -77,6 +77,10 @@ func (c *cache) log(id string, times ...int64) {
 	c.write(records)
 }
 
+func logLine(id string, at int64, text string) []byte {
+	return envelope.AppendLog(nil, identity(id), at, envelope.Out, []byte(text))
+}
+
 // get is an answer's status and body.
 func (c *cache) get(path string, header ...string) (int, string) {
 	c.t.Helper()

@@ -78,7 +78,8 @@ func (m *raw) check(now time.Time) (*request, error) {
 			r.kinds = append(r.kinds, kinds[t])
 		}
 	}
-	r.nothing = r.nothing && len(r.kinds) == 0
+	// A selector without a source would be everybody's.
+	r.nothing = r.source == "" || r.nothing && len(r.kinds) == 0
 	if m.name != "" {
 		var err error
 		if r.name, err = regexp.Compile(m.name); err != nil {
