@@ -1,0 +1,95 @@
+// Package outlet is where streams of records leave over HTTP: as a response that
+// does not end, or as a WebSocket. Both have an outbuf.Writer in front, so what
+// is thin goes at once and what is thick goes in large writes, and both are cut
+// when their reader takes nothing for too long.
+package outlet
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/internal/outbuf"
+)
+
+var (
+	// ErrStalled means a reader who took nothing for the write timeout.
+	ErrStalled = errors.New("the reader took nothing for too long")
+	// ErrAborted means a stream that was ended by Abort.
+	ErrAborted = errors.New("ended by the server")
+)
+
+// chunk is how many bytes must be taken within the write timeout.
+const chunk = 32 << 10
+
+// Response is a response that is written as it comes.
+type Response struct {
+	Out *outbuf.Writer
+
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	timeout time.Duration
+
+	mu      sync.Mutex
+	aborted bool
+}
+
+// NewResponse puts a Writer in front of w, whose header is written. A chunk of
+// 32 KiB must be taken within timeout. Nothing else may write to w until Close.
+func NewResponse(w http.ResponseWriter, timeout time.Duration) *Response {
+	s := &Response{w: w, rc: http.NewResponseController(w), timeout: timeout}
+	s.Out = outbuf.New(s.write)
+	return s
+}
+
+func (s *Response) write(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), chunk)
+		if !s.setDeadline() {
+			return ErrAborted
+		}
+		if _, err := s.w.Write(p[:n]); err != nil {
+			return stalled(err)
+		}
+		p = p[n:]
+	}
+	return stalled(s.rc.Flush())
+}
+
+func (s *Response) setDeadline() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.aborted {
+		s.rc.SetWriteDeadline(time.Now().Add(s.timeout))
+	}
+	return !s.aborted
+}
+
+// Close writes out what was appended. Its error is ErrStalled, ErrAborted, or
+// another for which the reader does not have all of it.
+func (s *Response) Close() error {
+	err := s.Out.Close()
+	if err == nil {
+		s.rc.SetWriteDeadline(time.Time{}) // it would outlive the response on a connection that is kept
+	}
+	return err
+}
+
+// Abort ends a write that is going on and all later ones, with ErrAborted.
+func (s *Response) Abort() {
+	s.Out.Fail(ErrAborted)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aborted = true
+	s.rc.SetWriteDeadline(time.Unix(1, 0))
+}
+
+// stalled puts the error that a write deadline makes by its name.
+func stalled(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrStalled
+	}
+	return err
+}
