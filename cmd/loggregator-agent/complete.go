@@ -33,6 +33,7 @@ func (c *config) complete(w where) (errs []error) {
 	if c.MaxOpen < 0 {
 		bad("max_open_files", -1, errors.New("max_open_files: at least 1"))
 	}
+	bad("log", -1, c.Log.check())
 	c.Grace = cmp.Or(c.Grace, duration(defaultGrace))
 	if c.Ops != "" {
 		bad("ops", -1, c.listenable(address{"http", c.Ops}, false))

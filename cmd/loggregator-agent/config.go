@@ -19,6 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/follow"
 )
 
@@ -33,6 +34,7 @@ type config struct {
 	PollAll bool              `yaml:"poll_only"`
 	MaxOpen int               `yaml:"max_open_files"`
 	Ops     string            `yaml:"ops"`
+	Log     logConfig         `yaml:"log"`
 	Grace   duration          `yaml:"grace"`
 	Tags    map[string]string `yaml:"tags"`
 
@@ -44,6 +46,25 @@ type config struct {
 	Syslog    []syslogConfig    `yaml:"syslog"`
 	Logplex   []logplexConfig   `yaml:"logplex"`
 	Dropsonde []dropsondeConfig `yaml:"dropsonde"`
+}
+
+type logConfig struct {
+	Format string `yaml:"format"`
+	Level  string `yaml:"level"`
+}
+
+// flags are the same as other daemons'.
+func (l logConfig) flags() *daemon.LogFlags {
+	var f daemon.LogFlags
+	f.Set(l.Format, l.Level)
+	return &f
+}
+
+func (l logConfig) check() error {
+	if _, err := l.flags().Logger(io.Discard); err != nil {
+		return errors.New("log: " + strings.ReplaceAll(strings.TrimPrefix(err.Error(), "-log-"), ": ", " "))
+	}
+	return nil
 }
 
 type tlsConfig struct {
@@ -358,7 +379,7 @@ var (
 
 // configTypes are the types whose keys an error may be about.
 var configTypes = []reflect.Type{
-	reflect.TypeFor[config](), reflect.TypeFor[tlsConfig](), reflect.TypeFor[limitConfig](), reflect.TypeFor[filesConfig](),
+	reflect.TypeFor[config](), reflect.TypeFor[logConfig](), reflect.TypeFor[tlsConfig](), reflect.TypeFor[limitConfig](), reflect.TypeFor[filesConfig](),
 	reflect.TypeFor[joinConfig](), reflect.TypeFor[socketsConfig](), reflect.TypeFor[nativeConfig](), reflect.TypeFor[syslogConfig](),
 	reflect.TypeFor[logplexConfig](), reflect.TypeFor[dropsondeConfig](),
 }

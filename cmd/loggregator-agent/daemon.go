@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -40,6 +41,8 @@ be told. One to begin with:
 
 INT and TERM stop it: what is there is read, and handed over for up to the file's
 grace. HUP reads the file again. USR1 writes all goroutines to standard output.
+Started by systemd, it tells it when it collects and that it lives, and uses the
+sockets that it has opened at the addresses of the file.
 `
 
 // runDaemon is the command daemon.
@@ -51,7 +54,7 @@ func runDaemon(args []string, std stdio) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // from then on a signal has its default effect
 	defer stop()
-	daemon.DumpOnSignal(ctx, std.out)
+	daemon.DumpOnSignal(context.Background(), std.out) // while it stops, too
 	return collect(ctx, path, daemon.Reloads(ctx), std.out, std.err)
 }
 
@@ -83,10 +86,12 @@ func configPath(command, help string, args []string, std stdio) (path string, er
 // collector is the daemon under way.
 type collector struct {
 	config *config
+	level  *daemon.LogFlags
 	log    *slog.Logger
 	router *loggregator.Router
 	link   *transport.Link
 	began  time.Time
+	pulses daemon.Pulses
 
 	mu       sync.Mutex
 	parts    []*part
@@ -104,7 +109,11 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 	if err != nil {
 		return err
 	}
-	log := daemon.Logger(stderr)
+	level := c.Log.flags()
+	log, err := level.Logger(stderr)
+	if err != nil {
+		return err
+	}
 	unlock, err := prepareState(c.State)
 	if err != nil {
 		return err
@@ -124,7 +133,9 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 		return err
 	}
 	defer link.Close()
-	d := &collector{config: c, log: log, router: router, link: link, began: time.Now(), failed: make(chan error, 1)}
+	d := &collector{config: c, level: level, log: log, router: router, link: link, began: time.Now(), failed: make(chan error, 1)}
+	d.pulses.Add("rings", func() { router.Stats() })
+	d.pulses.Add("link", func() { link.Stats() })
 	defer d.stop(context.WithoutCancel(ctx), d.sections())
 	if err := d.start(c, d.sections()); err != nil {
 		return err
@@ -134,7 +145,12 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 		return err
 	}
 	defer operators.Close()
+	if err := daemon.Unclaimed(); err != nil {
+		return err
+	}
 	d.announce(stdout)
+	go daemon.Watchdog(ctx, d.pulses.Check)
+	daemon.Notify("READY=1", "STATUS=collecting")
 
 	var broken error
 	release := time.NewTicker(releaseEvery)
@@ -146,9 +162,12 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 		case <-release.C:
 			router.Release(link.Acked())
 		case <-reload:
+			daemon.NotifyReloading()
 			d.reload(path, stdout)
+			daemon.Notify("READY=1")
 		}
 	}
+	daemon.Notify("STOPPING=1", "STATUS=stopping")
 	fmt.Fprintf(stdout, "Stopping: what is there is handed over, for at most %v.\n", c.Grace.std())
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Grace.std())
 	defer cancel()
@@ -306,6 +325,9 @@ func (d *collector) reload(path string, stdout io.Writer) {
 			changed = append(changed, "files", "sockets", "syslog", "logplex")
 		case key == "poll" || key == "poll_only" || key == "max_open_files":
 			changed = append(changed, "files")
+		case key == "log" && c.Log.Format == d.config.Log.Format:
+			d.level.SetLevel(cmp.Or(c.Log.Level, "info"))
+			fmt.Fprintln(stdout, "Reload: log has another level.")
 		case key != "insecure":
 			fixed = append(fixed, key)
 		}
@@ -315,7 +337,7 @@ func (d *collector) reload(path string, stdout io.Writer) {
 	if len(fixed) > 0 {
 		fmt.Fprintf(stdout, "Reload: %s changed, which takes a restart.\n", strings.Join(fixed, ", "))
 		was := d.config
-		c.Servers, c.TLS, c.Memory, c.Dir, c.State, c.Ops, c.Grace = was.Servers, was.TLS, was.Memory, was.Dir, was.State, was.Ops, was.Grace
+		c.Servers, c.TLS, c.Memory, c.Dir, c.State, c.Ops, c.Log.Format, c.Grace = was.Servers, was.TLS, was.Memory, was.Dir, was.State, was.Ops, was.Log.Format, was.Grace
 	}
 	if len(changed) == 0 {
 		fmt.Fprintln(stdout, "Reload: nothing that is collected has changed.")
@@ -396,7 +418,7 @@ func (d *collector) announce(out io.Writer) {
 
 // operate serves the operators' port, if there is one.
 func (d *collector) operate() (*http.Server, error) {
-	server := daemon.HTTPServer(ops.Handler(d.figures, d.ready), d.log)
+	server := daemon.HTTPServer(ops.Handler(d.figures, d.ready, d.pulses.Check), d.log)
 	if d.config.Ops == "" {
 		return server, nil
 	}

@@ -213,8 +213,20 @@ func (c *config) dropsonde(d dropsondeConfig, w envelope.Writer, log *slog.Logge
 }
 
 // listen opens the address now, so that what is wrong with it is known at once,
-// and has run serve it.
+// and has run serve it. What systemd has opened at this address is used.
 func (p *part) listen(a address, stream func(net.Listener) error, packets func(net.PacketConn) error) error {
+	if stream != nil {
+		if ln := daemon.PassedListener(a.network(), a.place); ln != nil {
+			p.run = func() error { return stream(ln) }
+			return nil
+		}
+	}
+	if packets != nil {
+		if pc := daemon.PassedPacketConn(a.network(), a.place); pc != nil {
+			p.run = func() error { return packets(pc) }
+			return nil
+		}
+	}
 	if a.scheme == "unix" || a.scheme == "unixgram" {
 		removeStale(a)
 	}

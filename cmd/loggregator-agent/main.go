@@ -48,6 +48,7 @@ Commands:
   daemon  collect logs on this machine
   check   say what the daemon would collect
   example print a file for the daemon that shows everything it can be told
+  version say which one this is
   help    this text; "loggregator-agent COMMAND -help" tells more of each
 `
 
@@ -92,6 +93,9 @@ func dispatch(args []string, std stdio) error {
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
 		_, err := io.WriteString(std.out, help)
+		return err
+	case "version", "-version", "--version":
+		_, err := fmt.Fprintln(std.out, daemon.Version(name))
 		return err
 	}
 	if flag, _, _ := strings.Cut(args[0], "="); flag == "-config" || flag == "--config" {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"io"
@@ -21,6 +22,11 @@ type LogFlags struct {
 func (l *LogFlags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&l.format, "log-format", "text", "how to log, to standard error: text or json")
 	fs.StringVar(&l.level, "log-level", "info", "what to log: debug, info, warn or error")
+}
+
+// Set sets format and level in place of the flags; empty is the default.
+func (l *LogFlags) Set(format, level string) {
+	l.format, l.level = cmp.Or(format, "text"), cmp.Or(level, "info")
 }
 
 // Logger makes the logger that the flags describe.

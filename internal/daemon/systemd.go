@@ -45,57 +45,65 @@ func Watchdog(ctx context.Context, healthy func() error) {
 }
 
 // passed are the sockets that systemd opened before it started the process
-// (sd_listen_fds(3)), by the FileDescriptorName= of their units. They are taken
-// once.
-var passed = struct {
+// (sd_listen_fds(3)), by the FileDescriptorName= of their units.
+var passed struct {
 	once sync.Once
 	mu   sync.Mutex
-	all  map[string][]*os.File
-}{}
+	all  []*socket
+}
 
-// takePassed is the passed socket of this name, which is then the caller's, or nil.
-func takePassed(name string) (*os.File, error) {
+type socket struct {
+	file  *os.File // kept open: who listens has a duplicate
+	taken bool
+}
+
+// passedSockets are the sockets. The caller holds passed.mu.
+func passedSockets() []*socket {
 	passed.once.Do(func() {
-		passed.all = make(map[string][]*os.File)
 		for _, f := range activation.Files(true) {
-			passed.all[f.Name()] = append(passed.all[f.Name()], f)
+			passed.all = append(passed.all, &socket{file: f})
 		}
 	})
+	return passed.all
+}
+
+// passedNamed is the passed socket of this name, or nil.
+func passedNamed(name string) (*os.File, error) {
 	passed.mu.Lock()
 	defer passed.mu.Unlock()
-	files := passed.all[name]
-	if len(files) > 1 {
-		return nil, fmt.Errorf("-%s: %d sockets of this name were passed, and one is wanted", name, len(files))
+	var found *os.File
+	for _, s := range passedSockets() {
+		if s.file.Name() != name {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("-%s: several sockets of this name were passed, and one is wanted", name)
+		}
+		found, s.taken = s.file, true
 	}
-	delete(passed.all, name)
-	if len(files) == 0 {
-		return nil, nil
-	}
-	return files[0], nil
+	return found, nil
 }
 
 // Unclaimed says which sockets were passed that no listener has taken: connections
 // to them would wait for ever.
 func Unclaimed() error {
-	if _, err := takePassed(""); err != nil {
-		return err
-	}
 	passed.mu.Lock()
 	defer passed.mu.Unlock()
 	var errs []error
-	for name := range passed.all {
-		errs = append(errs, fmt.Errorf("a socket named %q was passed, which is no listener here; FileDescriptorName= is the name of a flag, as ingest or http", name))
+	for _, s := range passedSockets() {
+		if !s.taken {
+			errs = append(errs, fmt.Errorf("a socket named %q was passed, which is no listener here; FileDescriptorName= is the name of a flag, as ingest or http", s.file.Name()))
+		}
 	}
 	return errors.Join(errs...)
 }
 
 // passedListener is the listener that systemd has opened for a flag, or nil.
 func passedListener(flagName string) (net.Listener, error) {
-	f, err := takePassed(flagName)
+	f, err := passedNamed(flagName)
 	if f == nil || err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	ln, err := net.FileListener(f)
 	if err != nil {
 		return nil, fmt.Errorf("-%s: the socket that was passed: %w", flagName, err)
@@ -104,14 +112,50 @@ func passedListener(flagName string) (net.Listener, error) {
 }
 
 func passedPacketConn(flagName string) (net.PacketConn, error) {
-	f, err := takePassed(flagName)
+	f, err := passedNamed(flagName)
 	if f == nil || err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	pc, err := net.FilePacketConn(f)
 	if err != nil {
 		return nil, fmt.Errorf("-%s: the socket that was passed: %w", flagName, err)
 	}
 	return pc, nil
+}
+
+// PassedListener is a listener at an address that systemd has opened, or nil if it
+// has not. It may be asked for again once the one before is closed.
+func PassedListener(network, addr string) net.Listener {
+	passed.mu.Lock()
+	defer passed.mu.Unlock()
+	for _, s := range passedSockets() {
+		ln, err := net.FileListener(s.file)
+		if err != nil {
+			continue
+		}
+		if ln.Addr().Network() == network && ln.Addr().String() == addr {
+			s.taken = true
+			return ln
+		}
+		ln.Close()
+	}
+	return nil
+}
+
+// PassedPacketConn is PassedListener for datagrams.
+func PassedPacketConn(network, addr string) net.PacketConn {
+	passed.mu.Lock()
+	defer passed.mu.Unlock()
+	for _, s := range passedSockets() {
+		pc, err := net.FilePacketConn(s.file)
+		if err != nil {
+			continue
+		}
+		if pc.LocalAddr().Network() == network && pc.LocalAddr().String() == addr {
+			s.taken = true
+			return pc
+		}
+		pc.Close()
+	}
+	return nil
 }

@@ -46,7 +46,7 @@ type Process struct {
 	stops     []*ending
 	figures   []func(add func(ops.Metric))
 	ready     []func() error
-	pulses    []*pulse
+	pulses    daemon.Pulses
 	pages     map[string]http.Handler
 	lines     []string
 	reports   []func(out io.Writer)
