@@ -61,9 +61,9 @@ type Selector struct {
 	IDs bool
 
 	// What the record itself says.
-	Kinds      []Kind // any of these
 	Stdout     bool   // logs of type OUT (and, if Stderr too, either)
 	Stderr     bool   // logs of type ERR
+	Kinds      []Kind // any of these
 	Instance   string // instance id
 	SourceType string // value of the tag source_type, or its first part ("APP" matches "APP/PROC/WEB")
 }
@@ -155,6 +155,12 @@ type Query struct {
 	// waiting for more would delay everybody. Order within a source is order of
 	// arrival always. Without ByTime sources take turns, which is cheaper.
 	ByTime bool
+
+	// Gather is how long after news the next are left to gather while following:
+	// a reader that need not be told each at once costs less, and so does whoever
+	// wakes it. What comes after a silence of Gather comes at once. Zero gathers
+	// nothing.
+	Gather time.Duration
 
 	// MaxBytes bounds the records of one batch, unless a single record is
 	// larger. Zero means 64 KiB.

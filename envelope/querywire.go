@@ -31,6 +31,7 @@ const (
 	queryMember
 	queryByTime
 	queryMaxBytes
+	queryGather
 )
 
 const (
@@ -64,7 +65,8 @@ func AppendQuery(dst []byte, q *Query) []byte {
 	dst = appendText(dst, queryShard, q.Shard)
 	dst = appendText(dst, queryMember, q.Member)
 	dst = appendBool(dst, queryByTime, q.ByTime)
-	return appendInt(dst, queryMaxBytes, int64(q.MaxBytes))
+	dst = appendInt(dst, queryMaxBytes, int64(q.MaxBytes))
+	return appendInt(dst, queryGather, int64(q.Gather))
 }
 
 func appendSelector(dst []byte, s *Selector) []byte {
@@ -163,6 +165,10 @@ func ParseQuery(m []byte) (Query, error) {
 			q.ByTime, ok = v.bool()
 		case queryMaxBytes:
 			q.MaxBytes, ok = v.int()
+		case queryGather:
+			var n int
+			n, ok = v.int()
+			q.Gather = time.Duration(n)
 		default:
 			ok = false
 		}

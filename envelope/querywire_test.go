@@ -37,7 +37,7 @@ func fullQuery() Query {
 		},
 		Cursor: Cursor{Rings: map[StreamID]uint64{1: 0, math.MaxUint64: math.MaxUint64}, Streams: map[StreamID]uint64{7: 8}},
 		Last:   10, Since: time.Unix(12, 34), History: true, Until: time.Unix(1<<40, 999_999_999), First: 3, Follow: true,
-		Shard: "shard", Member: "member", ByTime: true, MaxBytes: 4096,
+		Shard: "shard", Member: "member", ByTime: true, MaxBytes: 4096, Gather: time.Millisecond,
 	}
 }
 
