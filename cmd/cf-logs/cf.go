@@ -15,6 +15,9 @@ import (
 // cfConfig is what the cf client remembers of its login and target.
 type cfConfig struct {
 	AccessToken        string
+	Target             string // the API's address
+	DopplerEndPoint    string
+	LogCacheEndPoint   string
 	SpaceFields        struct{ Name string }
 	OrganizationFields struct{ Name string }
 

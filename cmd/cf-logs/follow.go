@@ -124,6 +124,9 @@ func (f *follower) session(ctx context.Context) error {
 		if err == nil {
 			f.message, err = readAll(f.message[:0], r)
 		}
+		if end, ok := errors.AsType[websocket.CloseError](err); ok && end.Code == websocket.StatusPolicyViolation {
+			return &refusal{sentence: fmt.Sprintf("%s: %s", f.server, end.Reason)} // the token has expired
+		}
 		if err != nil {
 			return &lostError{err}
 		}

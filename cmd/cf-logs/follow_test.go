@@ -16,6 +16,7 @@ import (
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/outbuf"
+	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
@@ -50,7 +51,7 @@ func TestCutsAnywhere(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	apps := []string{"web", "db", "worker"}
 	const n = 5000
 	for _, app := range apps {
@@ -104,7 +105,7 @@ func TestServerStartedAnew(t *testing.T) {
 	noCF(t)
 	serve := func(ln net.Listener) (*loggregator.Router, func()) {
 		r := loggregator.New(nil)
-		h := httpapi.New(r, nil)
+		h := httpapi.New(access.NewGate(r, nil, nil), nil)
 		srv := &http.Server{Handler: h}
 		go srv.Serve(ln)
 		return r, func() { h.Close(); srv.Close(); r.Close() }
@@ -140,16 +141,17 @@ func TestServerStartedAnew(t *testing.T) {
 // token that is refused on the way back is the end.
 func TestRefusedOnTheWayBack(t *testing.T) {
 	noCF(t)
+	t.Setenv("LOGGREGATOR_TOKEN", "mine")
 	var mu sync.Mutex
 	refuse := false
-	r := start(t, &httpapi.Options{Authorize: func(*http.Request, []envelope.Selector) error {
+	r := start(t, allow(func(string, []envelope.Selector) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if refuse {
-			return io.EOF
+			return access.ErrToken
 		}
 		return nil
-	}})
+	}), nil)
 	r.publish(t, "web", 1, 1)
 	p := newProxy(t, r.url)
 	c := begin(t, "--app=web", "--target="+p.url)
@@ -159,7 +161,7 @@ func TestRefusedOnTheWayBack(t *testing.T) {
 	mu.Unlock()
 	p.close()
 	p.open(t)
-	if err := <-c.err; daemon.Status("cf-logs", err, io.Discard) != 1 || !strings.Contains(err.Error(), "wants a token") {
+	if err := <-c.err; daemon.Status("cf-logs", err, io.Discard) != 1 || !strings.Contains(err.Error(), "refused the token") {
 		t.Errorf("%v", err)
 	}
 }
@@ -168,7 +170,7 @@ func TestMissedLinesAreShown(t *testing.T) {
 	noCF(t)
 	r := loggregator.New(&loggregator.Options{Budget: 1 << 20})
 	defer r.Close()
-	h := httpapi.New(r, nil)
+	h := httpapi.New(access.NewGate(r, nil, nil), nil)
 	defer h.Close()
 	p := newPipeServer(t, h)
 	rg := rig{Router: r}
@@ -277,7 +279,7 @@ func BenchmarkPrint(b *testing.B) {
 // Server, WebSocket, client and a standard output that takes everything.
 func BenchmarkFollow(b *testing.B) {
 	noCF(b)
-	r := start(b, nil)
+	r := start(b, nil, nil)
 	r.publish(b, "web", 1, 1)
 	lines, writes := newCounter(), 0
 	stop := follow(b, r.url, writerFunc(func(p []byte) (int, error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +19,7 @@ import (
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
+	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
@@ -30,10 +30,18 @@ type rig struct {
 	h   *httpapi.Handler
 }
 
-func start(t testing.TB, o *httpapi.Options) rig {
+// allow is an Authorizer: an error refuses, else everything that is asked for is
+// granted.
+type allow func(token string, sel []envelope.Selector) error
+
+func (a allow) Authorize(_ context.Context, token string, sel []envelope.Selector) (access.Grant, error) {
+	return access.Grant{User: "me", Select: sel}, a(token, sel)
+}
+
+func start(t testing.TB, a access.Authorizer, o *access.Options) rig {
 	t.Helper()
 	r := loggregator.New(nil)
-	h := httpapi.New(r, o)
+	h := httpapi.New(access.NewGate(r, a, o), nil)
 	srv := httptest.NewServer(h)
 	t.Cleanup(func() {
 		h.Close()
@@ -167,11 +175,15 @@ func texts(app string, first, last int) string {
 }
 
 // noCF keeps the tester's own cf client out of the tests.
-func noCF(t testing.TB) { t.Setenv("CF_HOME", t.TempDir()) }
+func noCF(t testing.TB) {
+	t.Setenv("CF_HOME", t.TempDir())
+	t.Setenv("LOGGREGATOR_TOKEN", "")
+	t.Setenv("LOGGREGATOR_TARGET", "")
+}
 
 func TestLastTenThenFollows(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 100)
 	c := begin(t, "--app=web", "--target="+r.url)
 	c.stdout.contains(t, text("web", 100))
@@ -190,7 +202,7 @@ func TestLastTenThenFollows(t *testing.T) {
 
 func TestRecent(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 100)
 	r.publish(t, "db", 1, 3)
 	// A metric is no log line.
@@ -235,7 +247,7 @@ func TestRecent(t *testing.T) {
 
 func TestLinesZeroBeginsNow(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 100)
 	c := begin(t, "--app=web", "--lines=0", "--target="+r.url)
 	for r.Router.Stats().Readers == 0 {
@@ -251,7 +263,7 @@ func TestLinesZeroBeginsNow(t *testing.T) {
 
 func TestWaitsForAnApp(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	c := begin(t, "--app=new", "--wait", "--target="+r.url)
 	for r.Router.Stats().Readers == 0 {
 		time.Sleep(time.Millisecond)
@@ -263,19 +275,15 @@ func TestWaitsForAnApp(t *testing.T) {
 
 func TestErrorsAreOneSentence(t *testing.T) {
 	noCF(t)
-	r := start(t, &httpapi.Options{Authorize: func(req *http.Request, sel []envelope.Selector) error {
-		if sel[0].App == "secret" {
-			return errors.New("no")
-		}
-		return nil
-	}})
+	r := start(t, nil, nil)
+	strict := start(t, allow(nil), nil)
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>hello") }))
 	defer page.Close()
-	full := start(t, &httpapi.Options{MaxReaders: 1})
+	full := start(t, nil, &access.Options{MaxReaders: 1})
 	full.publish(t, "web", 1, 1)
 	hold := begin(t, "--app=web", "--target="+full.url)
 	hold.stdout.contains(t, text("web", 1))
@@ -287,14 +295,14 @@ func TestErrorsAreOneSentence(t *testing.T) {
 		{[]string{"--app=nope", "--target=" + r.url}, `app "nope" is not known at ` + r.url + `: it has not logged lately; --wait waits for it`},
 		{[]string{"--app=nope", "--recent", "--target=" + r.url}, `app "nope" is not known at ` + r.url + `: it has not logged lately`},
 		{[]string{"--space=nope", "--recent", "--target=" + r.url}, `space "nope" is not known at ` + r.url + `: it has not logged lately`},
-		{[]string{"--app=secret", "--target=" + r.url}, r.url + ` wants a token: log in with cf login`},
-		{[]string{"--app=secret", "--recent", "--target=" + r.url}, r.url + ` wants a token: log in with cf login`},
+		{[]string{"--app=web", "--target=" + strict.url}, strict.url + ` wants a token: log in with cf login, or set $LOGGREGATOR_TOKEN`},
+		{[]string{"--app=web", "--recent", "--target=" + strict.url}, strict.url + ` wants a token: log in with cf login, or set $LOGGREGATOR_TOKEN`},
 		{[]string{"--app=web", "--target=" + closed.URL}, `cannot reach ` + closed.URL + `: connection refused; is the server running, is --target right?`},
 		{[]string{"--app=web", "--recent", "--target=" + closed.URL}, `cannot reach ` + closed.URL + `: connection refused; is the server running, is --target right?`},
 		{[]string{"--app=web", "--target=" + other.URL}, other.URL + `: 404 page not found`},
 		{[]string{"--app=web", "--target=" + page.URL}, page.URL + ` answered "200 OK": is it a Loggregator server?`},
 		{[]string{"--app=web", "--recent", "--target=" + page.URL}, page.URL + ` sent what is no batch of logs: is it a Loggregator server?`},
-		{[]string{"--app=web", "--target=" + full.url}, full.url + `: 1 readers are being served, which is the limit; try again later`},
+		{[]string{"--app=web", "--target=" + full.url}, full.url + `: too many readers: 1 are being served, which is the limit; try again later`},
 		{[]string{"--app=web", "--target=localhost:8080"}, `--target takes an address like http://127.0.0.1:8080`},
 		{[]string{"--app=web", "--space=dev"}, `--app, --space and --org exclude each other: give one of them`},
 		{[]string{"--space", "dev"}, `unexpected "dev": a space is named with an equals sign, --space=dev`},
@@ -328,7 +336,7 @@ func TestHelpTeaches(t *testing.T) {
 
 func TestTargetFromTheEnvironment(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 1)
 	t.Setenv("LOGGREGATOR_TARGET", r.url+"/")
 	var stdout bytes.Buffer
@@ -362,7 +370,7 @@ func TestManifest(t *testing.T) {
 
 	// And in place.
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 1)
 	t.Chdir(dir)
 	os.WriteFile("manifest.yml", []byte("applications: [{name: web}]"), 0o600)
@@ -373,17 +381,14 @@ func TestManifest(t *testing.T) {
 }
 
 func TestTargetedSpaceAndToken(t *testing.T) {
-	home := t.TempDir()
-	t.Setenv("CF_HOME", home)
-	os.Mkdir(filepath.Join(home, ".cf"), 0o700)
-	config := filepath.Join(home, ".cf", "config.json")
-	os.WriteFile(config, []byte(`{"AccessToken":"bearer t0ken","SpaceFields":{"GUID":"x","Name":"dev"},"OrganizationFields":{"Name":"acme"}}`), 0o600)
-	r := start(t, &httpapi.Options{Authorize: func(req *http.Request, sel []envelope.Selector) error {
-		if req.Header.Get("Authorization") != "bearer t0ken" || sel[0].App == "secret" {
-			return errors.New("no")
+	noCF(t)
+	r := start(t, allow(func(token string, sel []envelope.Selector) error {
+		if token != "t0ken" || sel[0].App == "secret" {
+			return fmt.Errorf("%w: it has expired; log in again", access.ErrToken)
 		}
 		return nil
-	}})
+	}), nil)
+	config := logIn(t, r.url)
 	r.publish(t, "web", 1, 1)
 	for _, flag := range []string{"--space", "--org", "--space=dev"} {
 		var stdout bytes.Buffer
@@ -392,7 +397,7 @@ func TestTargetedSpaceAndToken(t *testing.T) {
 		}
 	}
 	err := run(t.Context(), []string{"--app=secret", "--target=" + r.url}, io.Discard, io.Discard)
-	if err == nil || err.Error() != r.url+" refused the token: log in with cf login" {
+	if err == nil || err.Error() != r.url+" refused the token: it has expired; log in again" {
 		t.Errorf("%v", err)
 	}
 	os.WriteFile(config, []byte(`{}`), 0o600)
@@ -402,9 +407,19 @@ func TestTargetedSpaceAndToken(t *testing.T) {
 	}
 }
 
+// logIn makes a cf client's config.json with a login at api.
+func logIn(t *testing.T, api string) string {
+	home := t.TempDir()
+	t.Setenv("CF_HOME", home)
+	os.Mkdir(filepath.Join(home, ".cf"), 0o700)
+	config := filepath.Join(home, ".cf", "config.json")
+	os.WriteFile(config, []byte(`{"Target":"`+api+`","DopplerEndPoint":"wss://doppler.sys.acme.test:443","AccessToken":"bearer t0ken","SpaceFields":{"GUID":"x","Name":"dev"},"OrganizationFields":{"Name":"acme"}}`), 0o600)
+	return config
+}
+
 func TestClosedPipeEndsQuietly(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 1000)
 	for _, args := range [][]string{{"--recent"}, {}} {
 		pr, pw, err := os.Pipe()
@@ -433,7 +448,7 @@ func TestClosedPipeEndsQuietly(t *testing.T) {
 // A pager that has stopped reading does not keep an interrupt from ending it.
 func TestInterruptWithBlockedOutput(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 20_000)
 	pr, pw := io.Pipe()
 	defer pr.Close()
@@ -457,7 +472,7 @@ func TestInterruptWithBlockedOutput(t *testing.T) {
 
 func TestConnectionLost(t *testing.T) {
 	noCF(t)
-	r := start(t, nil)
+	r := start(t, nil, nil)
 	r.publish(t, "web", 1, 20)
 	p := newProxy(t, r.url)
 	c := begin(t, "--app=web", "--target="+p.url)

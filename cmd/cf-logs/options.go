@@ -31,6 +31,10 @@ A cut connection is taken up where it was cut: no line is missing, none comes
 twice. Lines that were lost on the way here are told of in their place:
 
   -- 123 lines missed --
+
+A server that asks for a token gets that of the cf client's login, if it is one of
+the platform's own, or $LOGGREGATOR_TOKEN, which is sent to $LOGGREGATOR_TARGET if
+that is set, else to --target.
 `
 
 // options are the flags.
@@ -142,7 +146,7 @@ func (o *options) several() bool { return o.space.set || o.org.set }
 // server fills in what the flags left open and says whom to ask for what.
 func (o *options) server() (*server, error) {
 	config := readConfig()
-	s := &server{opt: o, token: config.AccessToken}
+	s := &server{opt: o}
 	var err error
 	switch {
 	case o.space.set:
@@ -164,5 +168,5 @@ func (o *options) server() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.setTarget(strings.TrimSpace(o.target))
+	return s, s.setTarget(strings.TrimSpace(o.target), config)
 }

@@ -18,12 +18,19 @@ import (
 type server struct {
 	opt        *options
 	what, name string // app, space or org
-	token      string
+	token      string // to be sent
+	without    string // why there is none, though there is one for others
 	client     http.Client
 	logs       *httpclient.Client
 }
 
-func (s *server) setTarget(target string) (err error) {
+func (s *server) setTarget(target string, config cfConfig) error {
+	if u, err := url.Parse(target); err == nil {
+		s.token, s.without = tokenFor(u, config)
+	}
+	// Who is sent on would take the token along to where it may not belong.
+	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	var err error
 	if s.logs, err = httpclient.New(target, &httpclient.Options{HTTP: &s.client, Header: s.header()}); err != nil {
 		return errors.New("--target takes an address like http://127.0.0.1:8080")
 	}
@@ -70,7 +77,7 @@ func (s *server) start() url.Values {
 func (s *server) header() http.Header {
 	h := http.Header{"Accept": {"application/x-protobuf"}, "User-Agent": {"cf-logs"}}
 	if s.token != "" {
-		h.Set("Authorization", s.token)
+		h.Set("Authorization", "Bearer "+s.token)
 	}
 	return h
 }
@@ -106,13 +113,22 @@ func (s *server) refused(answer *httpclient.AnswerError) error {
 	reason := answer.Reason
 	e := &refusal{status: answer.Status}
 	switch {
-	case e.status == http.StatusUnauthorized || e.status == http.StatusForbidden:
-		e.sentence = fmt.Sprintf("%s refused the token: log in with cf login", s)
-		if s.token == "" {
-			e.sentence = fmt.Sprintf("%s wants a token: log in with cf login", s)
+	case e.status == http.StatusUnauthorized && s.token == "":
+		e.sentence = fmt.Sprintf("%s wants a token: log in with cf login, or set $%s", s, tokenVariable)
+		if s.without != "" {
+			e.sentence = fmt.Sprintf("%s wants a token: %s", s, s.without)
 		}
+	case e.status == http.StatusUnauthorized:
+		why, ok := strings.CutPrefix(reason, "token refused: ")
+		if !ok {
+			why = "log in with cf login"
+		}
+		e.sentence = fmt.Sprintf("%s refused the token: %s", s, why)
 	case e.status == http.StatusNotFound && strings.Contains(reason, "is not known"):
 		e.sentence = fmt.Sprintf("%s %q is not known at %s: it has not logged lately", s.what, s.name, s)
+		if s.token != "" {
+			e.sentence = fmt.Sprintf("%s %q is not known at %s: none that you may read has logged lately", s.what, s.name, s)
+		}
 		if !s.opt.recent {
 			e.sentence += "; --wait waits for it"
 		}

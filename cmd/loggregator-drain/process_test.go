@@ -28,6 +28,7 @@ import (
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/receiver"
 	"github.com/cloudfoundry/loggregator/transport"
+	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
@@ -59,7 +60,7 @@ type server struct {
 func startServer(t *testing.T) *server {
 	t.Helper()
 	r := loggregator.New(nil)
-	h := httpapi.New(r, nil)
+	h := httpapi.New(access.NewGate(r, nil, nil), nil)
 	people, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/ops"
+	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 )
 
@@ -18,6 +19,7 @@ type People struct {
 	maxReaders int
 	maxClients int
 
+	gate    *access.Gate
 	handler *httpapi.Handler
 	conns   *limited
 }
@@ -27,7 +29,7 @@ func NewPeople(p *Process) *People {
 	h := &People{p: p}
 	h.http = p.door("http", "127.0.0.1:8080", "at which people read")
 	h.http.strict, h.http.foreign = true, true
-	p.Flags.IntVar(&h.maxReaders, "max-readers", httpapi.DefaultMaxReaders, "how `many` tails and dumps are served at a time")
+	p.Flags.IntVar(&h.maxReaders, "max-readers", access.DefaultMaxReaders, "how `many` tails and dumps are served at a time")
 	p.Flags.IntVar(&h.maxClients, "max-clients", 20_000, "how `many` connections -http takes at a time")
 	p.checks = append(p.checks, func() error {
 		if h.maxReaders <= 0 || h.maxClients <= 0 {
@@ -39,13 +41,14 @@ func NewPeople(p *Process) *People {
 }
 
 // Open serves what src has.
-func (h *People) Open(src httpapi.Source) error {
+func (h *People) Open(src access.Source) error {
 	p := h.p
 	ln, config, err := p.open(h.http)
 	if err != nil || ln == nil {
 		return err
 	}
-	h.handler = httpapi.New(src, &httpapi.Options{Logger: p.Log, MaxReaders: h.maxReaders})
+	h.gate = access.NewGate(src, nil, &access.Options{Logger: p.Log, MaxReaders: h.maxReaders})
+	h.handler = httpapi.New(h.gate, &httpapi.Options{Logger: p.Log})
 	h.conns = limitConns(ln, h.maxClients, config == nil)
 	server := daemon.HTTPServer(h.handler, p.Log)
 	server.TLSConfig = config
@@ -73,7 +76,7 @@ func (h *People) figures(add func(ops.Metric)) {
 	figure("http_connections", "Connections of people and clients.", float64(h.conns.open.Load()))
 	figure("http_connections_refused_total", "Connections turned away because of -max-clients.", float64(h.conns.refused.Load()))
 	figure("http_readers", "Tails and dumps being served.", float64(s.Readers))
-	figure("http_refused_total", "Tails and dumps refused because there were too many.", float64(s.Refused))
+	figure("http_refused_total", "Tails and dumps refused because there were too many.", float64(h.gate.Stats().Busy))
 	figure("http_stalled_total", "Readers cut off because they took nothing.", float64(s.Stalled))
 	figure("http_records_total", "Records sent to tails and dumps.", float64(s.Records))
 	figure("http_bytes_total", "Bytes of these records.", float64(s.Bytes))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/access"
 )
 
 // script is a Source that yields given batches, whatever is asked, and then
@@ -64,6 +65,9 @@ func (s *script) Known(sel []envelope.Selector) bool {
 		return true
 	})
 }
+
+// open is a gate that lets everybody read everything.
+func open(src access.Source) *access.Gate { return access.NewGate(src, nil, nil) }
 
 var webID = envelope.Identity{SourceID: "guid", InstanceID: "0", Tags: map[string]string{
 	envelope.TagAppName: "web", envelope.TagSourceType: "APP/PROC/WEB",

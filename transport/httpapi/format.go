@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,6 +91,22 @@ func (f format) putter(out *outbuf.Writer, loc *time.Location, withApp bool) fun
 		return e.AppendText(dst, loc, withApp)
 	}
 	return func(b envelope.Batch) error { return putRendered(out, b, gap, line) }
+}
+
+// end is the last thing in a stream that ends early, for the form's reader.
+// Encoded batches have no words for it.
+func (f format) end(sentence string) []byte {
+	switch f {
+	case text:
+		return []byte("-- " + sentence + " --\n")
+	case ndjson:
+		line, _ := json.Marshal(struct {
+			Type  string `json:"type"`
+			Error string `json:"error"`
+		}{"end", sentence})
+		return append(line, '\n')
+	}
+	return nil
 }
 
 // putDelimited writes the encoded batch behind its length, from ring memory.

@@ -24,6 +24,14 @@
 // record is repeated, and what was lost is counted. A cursor that is too long for
 // an address can be sent in the body of a POST, as a form.
 //
+// # Who reads what
+//
+// Where the Gate asks for a token, it is sent as Authorization: Bearer TOKEN. What
+// one may not read is answered like what is not there: 404. When the token runs out
+// in mid-stream, the stream ends and says so: in text as a last line between
+// dashes, in JSON as {"type":"end","error":…}, in all three forms in the trailer
+// Loggregator-End, and on a WebSocket as its closing, with status 1008.
+//
 // # Delivery
 //
 // A reader is a cursor in rings that others write. One that is too slow falls
@@ -44,26 +52,16 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/access"
 )
-
-// Source is what a Handler reads from.
-type Source interface {
-	envelope.Source
-
-	// Known reports whether a source that is held now matches. What the
-	// selectors ask of single records is not looked at.
-	Known(sel []envelope.Selector) bool
-}
 
 // Defaults of Options.
 const (
-	DefaultMaxReaders   = 10_000
 	DefaultWriteTimeout = time.Minute
 	DefaultPingInterval = 30 * time.Second
 )
@@ -74,14 +72,17 @@ const MaxURL = 256 << 10
 
 // Options of a Handler. The zero value is useful.
 type Options struct {
-	// Authorize decides who may read what: an error refuses the request with
-	// status 401. It is called before the request learns anything else. nil
-	// lets everybody read everything.
-	Authorize func(r *http.Request, sel []envelope.Selector) error
+	// Origins are hosts whose web pages may open WebSockets here, with patterns as
+	// path.Match has them, as "*.example.com". A browser lets any page open one
+	// anywhere, so that without this a page from elsewhere could read what its
+	// visitor may. Default the host of the request only.
+	Origins []string
 
-	// MaxReaders bounds the tails and dumps served at the same time; more are
-	// refused with status 503. Default 10,000.
-	MaxReaders int
+	// Hosts are names by which clients may ask for this server where nobody needs
+	// a token and it listens on loopback. There a name is how a web page from
+	// elsewhere gets at it: its own, resolved to 127.0.0.1 when the page is there.
+	// Default localhost and addresses.
+	Hosts []string
 
 	// WriteTimeout is how long a reader may take nothing before it is cut off.
 	// Default one minute.
@@ -103,9 +104,6 @@ func (o *Options) withDefaults() Options {
 	if o != nil {
 		opt = *o
 	}
-	if opt.MaxReaders <= 0 {
-		opt.MaxReaders = DefaultMaxReaders
-	}
 	if opt.WriteTimeout <= 0 {
 		opt.WriteTimeout = DefaultWriteTimeout
 	}
@@ -123,8 +121,8 @@ func (o *Options) withDefaults() Options {
 
 // Handler serves the endpoints above.
 type Handler struct {
-	src Source
-	opt Options
+	gate *access.Gate
+	opt  Options
 
 	ctx    context.Context // ends when Shutdown begins
 	cancel context.CancelFunc
@@ -133,17 +131,18 @@ type Handler struct {
 	readers map[*reader]struct{}
 	running sync.WaitGroup // one for each of readers
 
-	refused, stalled, batches, records, bytes, missed atomic.Uint64
+	stalled, flooded, foreign, batches, records, bytes, missed atomic.Uint64
 }
 
 // reader is one tail or dump.
 type reader struct {
+	pass  *access.Pass
 	abort func() // ends it at once
 }
 
-// New returns a Handler that reads from src.
-func New(src Source, o *Options) *Handler {
-	h := &Handler{src: src, opt: o.withDefaults(), readers: make(map[*reader]struct{})}
+// New returns a Handler to what is behind the gate.
+func New(gate *access.Gate, o *Options) *Handler {
+	h := &Handler{gate: gate, opt: o.withDefaults(), readers: make(map[*reader]struct{})}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }
@@ -151,7 +150,8 @@ func New(src Source, o *Options) *Handler {
 // Stats counts what a Handler did.
 type Stats struct {
 	Readers int    // tails and dumps served now
-	Refused uint64 // requests refused because of MaxReaders
+	Foreign uint64 // requests refused because they came from web pages from elsewhere
+	Flooded uint64 // readers cut off because they sent too much on their WebSockets
 	Stalled uint64 // readers cut off because they took nothing for WriteTimeout
 	Batches uint64 // batches read for all readers together
 	Records uint64 // records in them
@@ -166,7 +166,8 @@ func (h *Handler) Stats() Stats {
 	h.mu.Unlock()
 	return Stats{
 		Readers: n,
-		Refused: h.refused.Load(),
+		Foreign: h.foreign.Load(),
+		Flooded: h.flooded.Load(),
 		Stalled: h.stalled.Load(),
 		Batches: h.batches.Load(),
 		Records: h.records.Load(),
@@ -177,23 +178,19 @@ func (h *Handler) Stats() Stats {
 
 var (
 	errClosing = errors.New("httpapi: shutting down")
-	errTooMany = errors.New("httpapi: too many readers")
 	errAborted = errors.New("httpapi: ended by the server")
 	errStalled = errors.New("httpapi: reader took nothing for too long")
+	errFlood   = errors.New("httpapi: reader sends too much")
 )
 
-// enter admits a reader, which must leave.
-func (h *Handler) enter() (*reader, error) {
+// enter makes a reader of a pass, which must leave.
+func (h *Handler) enter(pass *access.Pass) (*reader, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case h.ctx.Err() != nil:
+	if h.ctx.Err() != nil {
 		return nil, errClosing
-	case len(h.readers) >= h.opt.MaxReaders:
-		h.refused.Add(1)
-		return nil, errTooMany
 	}
-	r := &reader{}
+	r := &reader{pass: pass}
 	h.readers[r] = struct{}{}
 	h.running.Add(1)
 	return r, nil
@@ -210,6 +207,7 @@ func (h *Handler) leave(r *reader) {
 	h.mu.Lock()
 	delete(h.readers, r)
 	h.mu.Unlock()
+	r.pass.Close()
 	h.running.Done()
 }
 
@@ -259,8 +257,8 @@ func (h *Handler) Close() error {
 }
 
 // deliver puts the batches of a query until the query ends, or put fails.
-func (h *Handler) deliver(ctx context.Context, q envelope.Query, put func(envelope.Batch) error) error {
-	for b, err := range h.src.Batches(ctx, q) {
+func (h *Handler) deliver(ctx context.Context, pass *access.Pass, q envelope.Query, put func(envelope.Batch) error) error {
+	for b, err := range pass.Batches(ctx, q) {
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/access"
 )
 
 // gaps is lines with everything in between that can be missing.
@@ -56,7 +57,7 @@ func body(t *testing.T, resp *http.Response) string {
 func TestFormats(t *testing.T) {
 	pdt := time.FixedZone("", -7*3600)
 	t.Run("text", func(t *testing.T) {
-		h := New(gaps(), &Options{Location: pdt})
+		h := New(open(gaps()), &Options{Location: pdt})
 		want := `2013-04-05T13:14:58.12-0700 [APP/PROC/WEB/0] OUT line 1
 2013-04-05T13:14:58.12-0700 [APP/PROC/WEB/0] OUT line 2
 -- 10 lines missed --
@@ -82,7 +83,7 @@ func TestFormats(t *testing.T) {
 		}
 	})
 	t.Run("ndjson", func(t *testing.T) {
-		resp := get(t, New(gaps(), nil), "/v1/recent?app=web", "application/x-ndjson")
+		resp := get(t, New(open(gaps()), nil), "/v1/recent?app=web", "application/x-ndjson")
 		const tags = `"tags":{"app_name":"web","source_type":"APP/PROC/WEB"}}` + "\n"
 		const head = `{"timestamp":"2013-04-05T20:14:58.123456789Z","source_id":"guid","instance_id":"0","type":"log","stream":`
 		want := head + `"OUT","text":"line 1",` + tags +
@@ -97,7 +98,7 @@ func TestFormats(t *testing.T) {
 	})
 	t.Run("protobuf", func(t *testing.T) {
 		src := gaps()
-		resp := get(t, New(src, nil), "/v1/recent?app=web", "application/x-protobuf")
+		resp := get(t, New(open(src), nil), "/v1/recent?app=web", "application/x-protobuf")
 		r := bufio.NewReader(resp.Body)
 		for i, want := range src.batches {
 			if got := readDelimited(t, r); !equal(got, want) {
@@ -135,19 +136,16 @@ func equal(a, b envelope.Batch) bool {
 
 func TestRefusals(t *testing.T) {
 	src := &script{known: []string{"web", "guid", "dev"}, batches: []envelope.Batch{lines(1, 1)}}
-	full := New(src, &Options{MaxReaders: 1})
-	if _, err := full.enter(); err != nil {
+	one := access.NewGate(src, nil, &access.Options{MaxReaders: 1})
+	taken, err := one.Admit(t.Context(), "", envelope.Everything)
+	if err != nil {
 		t.Fatal(err)
 	}
-	closed := New(src, nil)
+	defer taken.Close()
+	full := New(one, nil)
+	closed := New(open(src), nil)
 	closed.Close()
-	strict := New(src, &Options{Authorize: func(r *http.Request, sel []envelope.Selector) error {
-		if r.Header.Get("Authorization") == "" && sel[0].App == "web" {
-			return errors.New("secret reason")
-		}
-		return nil
-	}})
-	open := New(src, nil)
+	open := New(open(src), nil)
 	for _, tt := range []struct {
 		name   string
 		h      *Handler
@@ -167,10 +165,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown space", open, "/v1/recent?space=prod", "", 404, `space "prod" is not known here`},
 		{"unknown org", open, "/v1/recent?org=acme", "", 404, `org "acme" is not known here`},
 		{"no selector", open, "/v1/recent", "", 200, "line 1"},
-		{"no token", strict, "/v1/recent?app=web", "", 401, "token refused\n"},
-		{"nobody learns what there is without a token", strict, "/v1/recent?app=web&app=nope", "", 401, "token refused\n"},
-		{"allowed", strict, "/v1/recent?source_id=guid", "", 200, "line 1"},
-		{"too many", full, "/v1/recent?app=web", "", 503, "1 readers are being served"},
+		{"too many", full, "/v1/recent?app=web", "", 503, "too many readers: 1 are being served"},
 		{"closed", closed, "/v1/recent?app=web", "", 503, "shutting down"},
 		{"no such page", open, "/v2/recent", "", 404, "GET / names"},
 		{"no such format", open, "/v1/recent", "image/png", 406, "Accept takes text/plain"},
@@ -190,8 +185,13 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	if s := full.Stats(); s.Refused != 1 || s.Readers != 1 {
+	if s := one.Stats(); s.Busy != 1 || s.Readers != 1 {
 		t.Errorf("%+v", s)
+	}
+	for _, h := range []*Handler{full, closed, open} {
+		if s := h.gate.Stats(); h != full && s.Readers != 0 || h.Stats().Readers != 0 {
+			t.Errorf("left over: %+v", s)
+		}
 	}
 	w := httptest.NewRecorder()
 	open.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/v1/tail", nil))
@@ -225,7 +225,7 @@ func TestCursorInABody(t *testing.T) {
 	r := httptest.NewRequest(http.MethodPost, "/v1/recent?order=source", strings.NewReader("cursor="+c.String()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	w := httptest.NewRecorder()
-	New(src, nil).ServeHTTP(w, r)
+	New(open(src), nil).ServeHTTP(w, r)
 	if w.Code != 200 || len(src.query.Cursor.Rings) != envelope.MaxCursor {
 		t.Errorf("%d, %d places", w.Code, len(src.query.Cursor.Rings))
 	}
@@ -248,7 +248,7 @@ func TestQueries(t *testing.T) {
 	} {
 		func() {
 			defer func() { recover() }() // http.ErrAbortHandler, because of the error
-			get(t, New(src, nil), tt.target, tt.accept)
+			get(t, New(open(src), nil), tt.target, tt.accept)
 		}()
 		if tt.want.Select == nil {
 			tt.want.Select = envelope.Everything
@@ -263,7 +263,7 @@ func TestQueries(t *testing.T) {
 // What ends early must not look like the end.
 func TestBrokenDumpIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, _ := serve(t, New(&script{batches: []envelope.Batch{lines(1, 3)}, err: errors.New("broken")}, nil))
+		client, _ := serve(t, New(open(&script{batches: []envelope.Batch{lines(1, 3)}, err: errors.New("broken")}), nil))
 		resp, err := client.Get("http://test/v1/recent")
 		if err == nil {
 			_, err = io.ReadAll(resp.Body)
@@ -278,7 +278,7 @@ func TestBrokenDumpIsSeen(t *testing.T) {
 func TestStreamIsFlushedLineByLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{more: make(chan envelope.Batch), known: []string{"web"}}
-		h := New(src, nil)
+		h := New(open(src), nil)
 		client, _ := serve(t, h)
 		resp, err := client.Get("http://test/v1/tail?app=web")
 		if err != nil {
@@ -307,7 +307,7 @@ func TestStreamIsFlushedLineByLine(t *testing.T) {
 
 func TestConnectionIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, p := serve(t, New(&script{batches: []envelope.Batch{lines(1, 3)}}, nil))
+		client, p := serve(t, New(open(&script{batches: []envelope.Batch{lines(1, 3)}}), nil))
 		dials := 0
 		client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			dials++
@@ -358,7 +358,7 @@ func TestWebSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := gaps()
 		src.more = make(chan envelope.Batch)
-		h := New(src, nil)
+		h := New(open(src), nil)
 		client, _ := serve(t, h)
 		c := dial(t, client, "http://test/v1/tail?app=web")
 		for i, want := range src.batches {
@@ -383,7 +383,7 @@ func TestWebSocket(t *testing.T) {
 
 func TestWebSocketRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := New(&script{}, nil)
+		h := New(open(&script{}), nil)
 		client, _ := serve(t, h)
 		for _, tt := range []struct {
 			target, origin string
@@ -409,7 +409,7 @@ func TestWebSocketRefusals(t *testing.T) {
 func TestShutdownSaysGoingAwayAfterWhatIsAtHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{more: make(chan envelope.Batch)}
-		h := New(src, nil)
+		h := New(open(src), nil)
 		client, _ := serve(t, h)
 		c := dial(t, client, "http://test/v1/tail")
 		src.more <- lines(1, 3)
@@ -436,7 +436,7 @@ func TestShutdownSaysGoingAwayAfterWhatIsAtHand(t *testing.T) {
 func TestShutdownDoesNotWaitForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{more: make(chan envelope.Batch)}
-		h := New(src, nil)
+		h := New(open(src), nil)
 		client, _ := serve(t, h)
 		dial(t, client, "http://test/v1/tail") // reads nothing
 		resp, err := client.Get("http://test/v1/tail")
@@ -461,7 +461,7 @@ func TestReaderThatTakesNothingIsCut(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				src := &script{more: make(chan envelope.Batch)}
-				h := New(src, nil)
+				h := New(open(src), nil)
 				client, _ := serve(t, h)
 				if kind == "websocket" {
 					dial(t, client, "http://test/v1/tail")
@@ -497,7 +497,7 @@ func TestReaderThatTakesNothingIsCut(t *testing.T) {
 // them stays.
 func TestPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := New(&script{}, nil)
+		h := New(open(&script{}), nil)
 		client, p := serve(t, h)
 		alive := dial(t, client, "http://test/v1/tail")
 		alive.CloseRead(t.Context()) // answers pings
@@ -524,7 +524,7 @@ func TestPings(t *testing.T) {
 func TestDataFromTheClientIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{more: make(chan envelope.Batch)}
-		client, _ := serve(t, New(src, nil))
+		client, _ := serve(t, New(open(src), nil))
 		c := dial(t, client, "http://test/v1/tail")
 		for i := range 3 {
 			c.Write(t.Context(), websocket.MessageText, []byte(strings.Repeat("I'm alive! ", 100*i)))

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/cloudfoundry/loggregator/transport/access"
 )
 
 // ServeHTTP serves the endpoints. For a WebSocket it returns after the
@@ -22,7 +25,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/", "/v1/recent", "/v1/tail":
 	default:
-		refuse(http.StatusNotFound, "there is no such page; GET / names those that there are")
+		refuse(http.StatusNotFound, noPage)
+		return
+	}
+	if r.URL.RawPath != "" { // /v1/%72ecent: whoever guards paths on the way here must see what we see
+		refuse(http.StatusNotFound, noPage)
+		return
+	}
+	if sentence := h.fromElsewhere(r); sentence != "" {
+		h.foreign.Add(1)
+		refuse(http.StatusForbidden, "%s", sentence)
 		return
 	}
 	if r.Method != http.MethodGet && (r.Method != http.MethodPost || r.URL.Path == "/") {
@@ -65,25 +77,35 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "parameter shard is for /v1/tail")
 		return
 	}
-	if h.opt.Authorize != nil {
-		if err := h.opt.Authorize(r, p.query.Select); err != nil {
+	token := access.BearerToken(r)
+	ctx := access.WithPeer(r.Context(), r.RemoteAddr)
+	pass, err := h.gate.Admit(ctx, token, p.query.Select)
+	if err != nil {
+		status, sentence := access.Explain(err)
+		switch status {
+		case http.StatusUnauthorized: // RFC 6750, section 3
 			w.Header().Set("WWW-Authenticate", `Bearer realm="loggregator"`)
-			refuse(http.StatusUnauthorized, "token refused")
-			return
+			if r.Header.Get("Authorization") != "" {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="loggregator", error="invalid_token"`)
+			}
+		case http.StatusNotFound:
+			sentence = p.notYours()
+		default:
+			w.Header().Set("Retry-After", "5")
 		}
+		refuse(status, "%s", sentence)
+		return
 	}
-	if unknown := h.unknown(&p, tail); unknown != "" {
+	if unknown := h.unknown(ctx, token, pass, &p, tail); unknown != "" {
+		pass.Close()
 		refuse(http.StatusNotFound, "%s", unknown)
 		return
 	}
-	rd, err := h.enter()
+	rd, err := h.enter(pass)
 	if err != nil {
+		pass.Close()
 		w.Header().Set("Retry-After", "5")
-		if errors.Is(err, errTooMany) {
-			refuse(http.StatusServiceUnavailable, "%d readers are being served, which is the limit; try again later", h.opt.MaxReaders)
-		} else {
-			refuse(http.StatusServiceUnavailable, "the server is shutting down; try again later")
-		}
+		refuse(http.StatusServiceUnavailable, "the server is shutting down; try again later")
 		return
 	}
 
@@ -125,23 +147,56 @@ func readForm(w http.ResponseWriter, r *http.Request) (form string, status int, 
 }
 
 // unknown is the sentence for a request that asks for what is not here, or empty.
-func (h *Handler) unknown(p *params, tail bool) string {
+func (h *Handler) unknown(ctx context.Context, token string, pass *access.Pass, p *params, tail bool) string {
 	if p.wait {
 		return ""
 	}
 	for _, n := range p.apps {
-		if !h.src.Known(n.sel) {
+		known := pass.Known
+		if len(p.apps) > 1 {
+			known = func() bool { return h.gate.Known(ctx, token, n.sel) }
+		}
+		if !known() {
+			if h.gate.Restricted() {
+				return p.notYours()
+			}
 			return fmt.Sprintf("%s %q is not known here: it has not logged lately; wait=true waits for it", n.what, shorten(n.value))
 		}
 	}
-	if s := p.query.Select[0]; len(p.apps) == 0 && !tail && (s.Space != "" || s.Org != "") && !h.src.Known(p.query.Select) {
-		what, value := "space", s.Space
-		if value == "" {
-			what, value = "org", s.Org
+	if what, value := p.place(); len(p.apps) == 0 && !tail && what != "" && !pass.Known() {
+		if h.gate.Restricted() {
+			return p.notYours()
 		}
 		return fmt.Sprintf("%s %q is not known here: no app of it has logged lately", what, shorten(value))
 	}
 	return ""
+}
+
+// place is the first space, or org, that is asked for.
+func (p *params) place() (what, value string) {
+	switch s := p.query.Select[0]; {
+	case s.Space != "":
+		return "space", s.Space
+	case s.Org != "":
+		return "org", s.Org
+	}
+	return "", ""
+}
+
+// notYours is the one sentence for what the reader may not see and for what is
+// not there: it is made of what he asked alone, so he learns nothing from it.
+func (p *params) notYours() string {
+	const why = "nothing that you may read has logged by that name lately; wait=true waits for what you may read"
+	what, value := p.place()
+	switch {
+	case len(p.apps) > 1:
+		return fmt.Sprintf("one of the %d that you named is not known here: %s", len(p.apps), why)
+	case len(p.apps) == 1:
+		what, value = p.apps[0].what, p.apps[0].value
+	case what == "":
+		return "there is nothing here that you may read"
+	}
+	return fmt.Sprintf("%s %q is not known here: %s", what, shorten(value), why)
 }
 
 // refuse answers with one sentence, as JSON if the client wants JSON.
@@ -169,6 +224,8 @@ func isUpgrade(header http.Header) bool {
 	return false
 }
 
+const noPage = "there is no such page; GET / names those that there are"
+
 const help = `Loggregator: the logs of applications, as they are written.
 
   curl 'http://{host}/v1/tail?app=NAME'         follow an app
@@ -188,6 +245,7 @@ Else
   order=time|source                merged by timestamp, or cheaper and app by app
   shard=NAME                       tails of one name split the apps between them
   wait=true                        wait for an app that has not logged yet
+  Authorization: Bearer TOKEN      where one is needed to read
   Accept: text/plain               lines to read (the default)
           application/x-ndjson     one JSON object a line
           application/x-protobuf   EnvelopeBatch messages, each behind its length

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/outbuf"
+	"github.com/cloudfoundry/loggregator/transport/access"
 )
 
 // chunk is how many bytes must be taken within Options.WriteTimeout.
@@ -30,18 +31,27 @@ func (h *Handler) serveStream(w http.ResponseWriter, r *http.Request, rd *reader
 	if q.Follow {
 		s.rc.Flush() // the client sees that it is connected before anything happens
 	}
-	err := h.deliver(ctx, q, f.putter(s.out, h.opt.Location, many))
+	err := h.deliver(ctx, rd.pass, q, f.putter(s.out, h.opt.Location, many))
+	expired := errors.Is(err, access.ErrExpired)
+	if expired {
+		w.Header().Set(http.TrailerPrefix+endTrailer, err.Error())
+		s.out.Append(f.end(err.Error()))
+	}
 	sent := s.out.Close()
 	if errors.Is(sent, errStalled) {
 		h.stalled.Add(1)
 	}
-	// A tail that the server ends is complete as far as it goes. Everything else
-	// that ends early must not look like the end.
-	if sent != nil || err != nil && !(q.Follow && h.ctx.Err() != nil) {
+	// A tail that the server ends is complete as far as it goes, and one that says
+	// why it ends has been understood. Everything else that ends early must not look
+	// like the end.
+	if sent != nil || err != nil && !expired && !(q.Follow && h.ctx.Err() != nil) {
 		panic(http.ErrAbortHandler)
 	}
 	s.rc.SetWriteDeadline(time.Time{}) // it would outlive the response on a connection that is kept
 }
+
+// endTrailer is why a stream has ended before its end (RFC 9110, section 6.5).
+const endTrailer = "Loggregator-End"
 
 // response is the sink of a stream.
 type response struct {

@@ -4,16 +4,19 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/outbuf"
+	"github.com/cloudfoundry/loggregator/transport/access"
 )
 
 // tail is one WebSocket.
@@ -39,7 +42,9 @@ type tail struct {
 // own, so that the request and its buffers are free.
 func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, rd *reader, q envelope.Query) {
 	hj := &hijacker{ResponseWriter: w, timeout: h.opt.WriteTimeout}
-	ws, err := websocket.Accept(hj, r, nil)
+	// Without compression: a message that a client sends is as large as it is. Where
+	// it comes from has been looked at.
+	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	if err != nil { // Accept has answered
 		h.leave(rd)
 		return
@@ -48,12 +53,12 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request, rd *rea
 	h.onAbort(rd, func() { t.conn.Close() })
 	go func() {
 		defer h.leave(rd)
-		t.run(q)
+		t.run(rd.pass, q)
 	}()
 }
 
 // run sends until the source, the client or the server ends it.
-func (t *tail) run(q envelope.Query) {
+func (t *tail) run(pass *access.Pass, q envelope.Query) {
 	ctx, cancel := context.WithCancel(t.h.ctx)
 	defer cancel()
 	t.running.Go(func() {
@@ -64,7 +69,7 @@ func (t *tail) run(q envelope.Query) {
 	t.ping = time.AfterFunc(t.h.opt.PingInterval, t.onPing)
 	t.mu.Unlock()
 
-	err := t.h.deliver(ctx, q, t.put)
+	err := t.h.deliver(ctx, pass, q, t.put)
 	sent := t.conn.out.Flush()
 
 	switch {
@@ -73,6 +78,11 @@ func (t *tail) run(q envelope.Query) {
 			t.h.stalled.Add(1)
 		}
 		t.ws.CloseNow()
+	case t.conn.flooded.Load():
+		t.h.flooded.Add(1)
+		t.ws.CloseNow() // it has been told
+	case errors.Is(err, access.ErrExpired):
+		t.ws.Close(websocket.StatusPolicyViolation, err.Error())
 	case t.h.ctx.Err() != nil:
 		t.ws.Close(websocket.StatusGoingAway, "the server is shutting down; come again with your cursor")
 	case err != nil:
@@ -166,7 +176,15 @@ type conn struct {
 	out     *outbuf.Writer
 	timeout time.Duration
 	early   []byte // what the client sent with its request
+
+	minute  time.Time // since when the client's bytes are counted
+	taken   int
+	flooded atomic.Bool
 }
+
+// maxInbound is how many bytes a client may send in a minute: it has nothing to
+// say but that it is there.
+const maxInbound = 1 << 20
 
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.early) > 0 {
@@ -174,7 +192,23 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.early = c.early[n:]
 		return n, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if now := time.Now(); now.Sub(c.minute) >= time.Minute {
+		c.minute, c.taken = now, 0
+	}
+	if c.taken += n; c.taken > maxInbound {
+		c.flooded.Store(true)
+		c.out.Append(appendClose(nil, websocket.StatusPolicyViolation, "you send more than 1 MiB a minute, and nothing is read here"))
+		c.out.Flush()
+		return 0, errFlood
+	}
+	return n, err
+}
+
+// appendClose appends a frame that closes (RFC 6455, section 5.5.1).
+func appendClose(dst []byte, code websocket.StatusCode, reason string) []byte {
+	dst = append(dst, 0x80|opcodeClose, byte(2+len(reason)))
+	return append(binary.BigEndian.AppendUint16(dst, uint16(code)), reason...)
 }
 
 const (

@@ -139,7 +139,8 @@ type BrokenError struct{ Err error }
 func (e *BrokenError) Error() string { return "broke before the end: " + e.Err.Error() }
 func (e *BrokenError) Unwrap() error { return e.Err }
 
-// AnswerError is an answer other than logs.
+// AnswerError is an answer other than logs, or a stream that the server ended
+// because its reader's token expired.
 type AnswerError struct {
 	Status int
 	Text   string // the status with its name
@@ -210,6 +211,8 @@ func (c *Client) Stream(ctx context.Context, endpoint string, params url.Values,
 		case err == nil:
 		case ok:
 			return own.err
+		case err == io.EOF && resp.Trailer.Get(endTrailer) != "":
+			return &AnswerError{Status: http.StatusUnauthorized, Reason: resp.Trailer.Get(endTrailer)}
 		case err == io.EOF && endpoint != "tail":
 			return nil
 		case err == ErrForeign:
@@ -261,6 +264,7 @@ func (c *Client) request(ctx context.Context, endpoint string, params url.Values
 
 const (
 	contentType = "application/x-protobuf"
+	endTrailer  = "Loggregator-End" // why a stream ends before its end: the token has expired
 	maxURL      = 16 << 10 // a longer query is posted: proxies take no more
 )
 

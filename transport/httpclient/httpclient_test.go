@@ -23,6 +23,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/httpapi"
 	"github.com/cloudfoundry/loggregator/transport/httpclient"
 )
@@ -36,7 +37,7 @@ type server struct {
 func start(t testing.TB) *server {
 	t.Helper()
 	r := loggregator.New(nil)
-	h := httpapi.New(r, nil)
+	h := httpapi.New(access.NewGate(r, nil, nil), nil)
 	srv := httptest.NewServer(h)
 	t.Cleanup(func() {
 		h.Close()
