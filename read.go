@@ -207,6 +207,9 @@ func (s *subscription) read(f *feed, buf []byte) (envelope.Batch, bool) {
 	if f.resumed != nil {
 		s.resume(f, &b)
 	}
+	if f.resumed[b.Stream] {
+		f.skipBefore = 0 // from here on all is new to the reader
+	}
 	if f.skipBefore != 0 {
 		f.skipOld(&b)
 	}

@@ -273,6 +273,10 @@ func (s *subscription) start(f *feed) {
 		}
 		f.at = ring.Reader(0)
 		f.resumed = make(map[envelope.StreamID]bool)
+		if !q.Since.IsZero() {
+			f.at = ring.Reader(ring.Since(q.Since))
+			f.skipBefore = q.Since.UnixNano()
+		}
 	case !q.Until.IsZero():
 		f.at = ring.Reader(0)
 	case q.Last > 0:

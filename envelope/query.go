@@ -112,7 +112,9 @@ func (s *Selector) MatchRecord(e Envelope, r *Route) bool {
 //
 // Where to start: at Cursor, if it is not empty; else with the Last records;
 // else with the records since Since; else, if History, with the oldest record
-// held; else now.
+// held; else now. Since beside a Cursor says where to start in rings that
+// the cursor does not know, as far as it does not know the makers of their records
+// either; without it they are read from the oldest record on.
 type Query struct {
 	Select []Selector // records that any of these describes
 
