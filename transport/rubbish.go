@@ -30,12 +30,13 @@ const (
 	reasonSignature               // a datagram that no known secret signed
 	reasonOverflow                // datagrams that the system had no room for
 	reasonSources                 // a datagram of more new sources than are let in at a time
+	reasonPeer                    // a reader that may not read here
 	reasons
 )
 
 var reasonNames = [reasons]string{
 	"http", "tls", "text", "malformed", "too_large", "truncated", "stalled",
-	"handshake", "reset", "acks", "writer", "full", "memory", "signature", "overflow", "sources",
+	"handshake", "reset", "acks", "writer", "full", "memory", "signature", "overflow", "sources", "peer",
 }
 
 func (r reason) String() string { return reasonNames[r] }

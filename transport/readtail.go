@@ -1,0 +1,312 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// Batches implements envelope.Source. The query goes to all servers. Without
+// Query.ByTime their batches come in turns. With it they are merged: what is held
+// at the start exactly by timestamp, what arrives later as far as it is there. Last
+// counts over all servers together, if they can be reached at the start.
+//
+// A sequence that follows outlives connections and servers: it ends with ctx, with
+// ErrClosed, or with ErrRefused. A server that comes back is read on where the
+// sequence stood there. One that was not there at the start is read from what
+// arrived since the start, unless the query asks for more. A source may move from
+// one server to another meanwhile: what was given already is left out by its
+// maker's numbers, and what is missing by them is told as Missed, after half a
+// second in which the other servers may bring it.
+//
+// A server that is away for longer than ReaderOptions.TellAfter is told by a line
+// of the source type LGR, a batch of one record that nobody has numbered, and by
+// another one when it is back. A sequence that does not follow goes on without it
+// after that time; if it was the only one, or all are away, the sequence ends with
+// ErrAway. With ReaderOptions.Quiet there are no such lines, and a sequence that
+// does not follow ends with ErrAway after what the others have given.
+//
+// Of a query by single records, which ByTime merges, a cursor that was taken in
+// the middle of what a server gave at once may give a few of its records again.
+//
+// Query.Where is asked here, of what the servers have sent.
+func (r *Reader) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		t := newTail(r, q)
+		defer t.close()
+		if err := t.run(ctx, yield); err != nil && err != errLeft {
+			yield(envelope.Batch{}, err)
+		}
+	}
+}
+
+// errLeft means that the loop over a sequence was left.
+var errLeft = errors.New("left")
+
+// tail is one sequence over all servers. All of it belongs to the goroutine that
+// ranges, but for wake.
+type tail struct {
+	r      *Reader
+	q      envelope.Query
+	opened time.Time
+	wake   chan struct{} // capacity 1
+	watch  watcher
+	parts  []part
+
+	rings   map[envelope.StreamID]uint64
+	streams map[envelope.StreamID]place
+	wanted  map[envelope.StreamID]bool // by Query.Where
+	skip    uint64                     // records to leave out, of more than Last
+	holding bool                       // until all servers have given their Last
+	merging bool                       // by time
+	past    bool                       // what was held at the start is still being given
+	turn    int                        // of the part that gave last
+	lines   []envelope.Batch           // to be yielded next
+}
+
+// place is how far a maker's records have been given, and from which ring the last
+// of them came.
+type place struct {
+	next uint64
+	ring envelope.StreamID
+}
+
+func newTail(r *Reader, q envelope.Query) *tail {
+	t := &tail{
+		r: r, q: q, opened: time.Now(), wake: make(chan struct{}, 1), parts: make([]part, len(r.remotes)),
+		rings: maps.Clone(q.Cursor.Rings), past: true,
+	}
+	if t.rings == nil {
+		t.rings = make(map[envelope.StreamID]uint64)
+	}
+	for stream, next := range q.Cursor.Streams {
+		t.seen(stream, place{next: next})
+	}
+	for i := range t.parts {
+		t.parts[i] = part{t: t, m: r.remotes[i], since: t.opened}
+	}
+	t.q.Where, t.q.Cursor = nil, envelope.Cursor{}
+	if q.Where != nil {
+		t.q.Where = q.Where
+		t.wanted = make(map[envelope.StreamID]bool)
+	}
+	t.watch.changed = t.signal
+	r.watch(&t.watch)
+	r.sequence.Add(1)
+	return t
+}
+
+func (t *tail) close() {
+	t.r.unwatch(&t.watch)
+	t.r.sequence.Add(-1)
+	for i := range t.parts {
+		t.parts[i].close()
+	}
+}
+
+func (t *tail) signal() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (t *tail) seen(stream envelope.StreamID, at place) {
+	if t.streams == nil {
+		t.streams = make(map[envelope.StreamID]place)
+	}
+	t.streams[stream] = at
+}
+
+// cursor is where the sequence stands.
+func (t *tail) cursor() envelope.Cursor {
+	c := envelope.Cursor{Rings: t.rings}
+	if len(t.streams) > 0 {
+		c.Streams = make(map[envelope.StreamID]uint64, len(t.streams))
+		for stream, at := range t.streams {
+			c.Streams[stream] = at.next
+		}
+	}
+	return c
+}
+
+func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) error {
+	if err := t.settle(ctx); err != nil {
+		return err
+	}
+	several := len(t.parts) > 1
+	t.holding = several && t.q.Last > 0 && len(t.rings) == 0 && len(t.streams) == 0
+	t.merging = several && (t.q.ByTime || t.holding)
+	for {
+		now := time.Now()
+		for i := range t.parts {
+			p := &t.parts[i]
+			p.serve(now)
+			if errors.Is(p.lost, ErrRefused) {
+				return p.lost
+			}
+			p.late = p.late || p.opens == 0
+		}
+		if t.holding {
+			t.holding = !t.held(now)
+		}
+		b, ok := t.next(now)
+		if ok {
+			t.r.records.Add(uint64(b.Count))
+			t.r.bytes.Add(uint64(len(b.Records)))
+			t.r.missed.Add(b.Missed)
+			if !yield(b, nil) {
+				return errLeft
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			continue
+		}
+		if over, err := t.over(); over {
+			return err
+		}
+		if err := t.wait(ctx, now); err != nil {
+			return err
+		}
+	}
+}
+
+// settle waits until each server was tried once, since the Reader was made.
+func (t *tail) settle(ctx context.Context) error {
+	patience := time.NewTimer(t.r.opts.DialTimeout)
+	defer patience.Stop()
+	for i := range t.parts {
+		select {
+		case <-t.parts[i].m.tried:
+		case <-patience.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.r.ctx.Done():
+			return ErrClosed
+		}
+	}
+	return nil
+}
+
+// over reports whether a sequence that does not follow has come to its end.
+func (t *tail) over() (bool, error) {
+	failed := 0
+	for i := range t.parts {
+		p := &t.parts[i]
+		if !p.over {
+			return false, nil
+		}
+		if p.lost != nil {
+			failed++
+		}
+	}
+	switch {
+	case failed == 0:
+		return true, nil
+	case failed < len(t.parts) && !t.r.opts.Quiet:
+		return true, nil // there was a line
+	}
+	for i := range t.parts {
+		if lost := t.parts[i].lost; lost != nil && !errors.Is(lost, errAwayNow) {
+			return true, fmt.Errorf("%w (%s: %w)", ErrAway, t.parts[i].m.target, lost)
+		}
+	}
+	return true, t.r.away()
+}
+
+// wait returns when there may be something to do.
+func (t *tail) wait(ctx context.Context, now time.Time) error {
+	var timer <-chan time.Time
+	if d := t.due(now); d > 0 {
+		clock := time.NewTimer(d)
+		defer clock.Stop()
+		timer = clock.C
+	}
+	select {
+	case <-t.wake:
+	case <-timer:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.r.ctx.Done():
+		return ErrClosed
+	}
+	return nil
+}
+
+// due is how long until something is to be done without news; 0: never.
+func (t *tail) due(now time.Time) (d time.Duration) {
+	for i := range t.parts {
+		if at := t.parts[i].due(); !at.IsZero() {
+			if until := max(at.Sub(now), time.Millisecond); d == 0 || until < d {
+				d = until
+			}
+		}
+	}
+	return d
+}
+
+// next is the batch to be given now.
+func (t *tail) next(now time.Time) (envelope.Batch, bool) {
+	if n := len(t.lines); n > 0 {
+		b := t.lines[0]
+		t.lines = t.lines[1:]
+		return b, true
+	}
+	if t.holding {
+		return envelope.Batch{}, false
+	}
+	p, limit := t.pick(now)
+	if p == nil {
+		return envelope.Batch{}, false
+	}
+	b := p.give(limit)
+	t.advance(b, p)
+	if t.skip > 0 && b.Count > 0 { // more than the Last
+		n := min(t.skip, uint64(b.Count))
+		t.skip -= n
+		b = without(b, int(n))
+		b.Missed = 0
+	}
+	return b, true
+}
+
+// advance notes that b is given.
+func (t *tail) advance(b envelope.Batch, p *part) {
+	if b.Ring != 0 {
+		t.rings[b.Ring] = b.Position
+	}
+	if b.Stream != 0 && b.Stream != b.Ring {
+		if at, ok := t.streams[b.Stream]; !ok || b.Next >= at.next {
+			t.seen(b.Stream, place{b.Next, b.Ring})
+		}
+	}
+	if b.Count > 0 || b.Missed > 0 {
+		p.begun = true
+	}
+}
+
+// line queues a line about a server.
+func (t *tail) line(text string) {
+	if t.r.opts.Quiet {
+		return
+	}
+	id := envelope.Identity{SourceID: "loggregator", Tags: map[string]string{envelope.TagSourceType: envelope.SourceTypeLGR}}
+	if len(t.q.Select) == 1 {
+		s := &t.q.Select[0]
+		switch {
+		case s.SourceID != "":
+			id.SourceID = s.SourceID
+		case s.App != "":
+			id.Tags[envelope.TagAppName] = s.App
+		}
+	}
+	record := envelope.AppendLog(nil, id.Encode(), time.Now().UnixNano(), envelope.Err, []byte(text))
+	t.lines = append(t.lines, envelope.Batch{Records: record, Count: 1})
+}
