@@ -222,6 +222,7 @@ type Metric struct {
 // in the order in which the names first appear.
 func (e Envelope) Gauge(dst []Metric) []Metric {
 	start := len(dst)
+	var seen map[string]int
 	for m := range e.message(KindGauge) {
 		for num, v := range fields(m) {
 			if num != 1 || v.typ != bytesType {
@@ -243,20 +244,40 @@ func (e Envelope) Gauge(dst []Metric) []Metric {
 					}
 				}
 			}
-			dst = putMetric(dst, start, metric)
+			dst, seen = putMetric(dst, start, seen, metric)
 		}
 	}
 	return dst
 }
 
-func putMetric(dst []Metric, start int, m Metric) []Metric {
-	for i := start; i < len(dst); i++ {
-		if string(dst[i].Name) == string(m.Name) {
-			dst[i] = m
-			return dst
+// fewMetrics is up to how many metrics are searched one by one. An envelope may
+// hold 100,000.
+const fewMetrics = 32
+
+// putMetric puts m to those from start on. Where there are many, seen has where
+// each is.
+func putMetric(dst []Metric, start int, seen map[string]int, m Metric) ([]Metric, map[string]int) {
+	if len(dst)-start < fewMetrics {
+		for i := start; i < len(dst); i++ {
+			if string(dst[i].Name) == string(m.Name) {
+				dst[i] = m
+				return dst, nil
+			}
+		}
+		return append(dst, m), nil
+	}
+	if seen == nil {
+		seen = make(map[string]int)
+		for i := start; i < len(dst); i++ {
+			seen[string(dst[i].Name)] = i
 		}
 	}
-	return append(dst, m)
+	if i, ok := seen[string(m.Name)]; ok {
+		dst[i] = m
+		return dst, seen
+	}
+	seen[string(m.Name)] = len(dst)
+	return append(dst, m), seen
 }
 
 // Timer reads a timer's fields, start and stop in nanoseconds since 1970 UTC;

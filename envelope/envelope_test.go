@@ -234,6 +234,20 @@ func TestManyTags(t *testing.T) {
 	compare(t, e[:len(e):len(e)], true)
 }
 
+func TestManyMetrics(t *testing.T) {
+	f := Identity{SourceID: "a"}.Encode()
+	var metrics []Metric
+	for i := range 4000 {
+		metrics = append(metrics, Metric{Name: fmt.Append(nil, (i*7919)%2000), Value: float64(i)}) // each name twice
+	}
+	e, _, _ := Next(AppendGauge(nil, f, 1, metrics...))
+	compare(t, e[:len(e):len(e)], true)
+	got := e.Gauge([]Metric{{}})
+	if len(got) != 2001 || string(got[1].Name) != "0" || got[1].Value != 2000 {
+		t.Errorf("%d metrics, first %v", len(got), got[1])
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	f, e := benchRecord()
 	r, _ := e.Route()

@@ -6,17 +6,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// The event types of a v1 envelope. Older ones, HttpStart and HttpStop, are
-// unknown here as they are to everybody else.
-const (
-	eventHTTPStartStop   = 4
-	eventLogMessage      = 5
-	eventValueMetric     = 6
-	eventCounterEvent    = 7
-	eventError           = 8
-	eventContainerMetric = 9
-)
-
 // event is a v1 envelope. The byte slices alias what was decoded. Each part has
 // seen: bit n is set if field n was there.
 type event struct {

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cloudfoundry/loggregator/envelope"
-	"github.com/cloudfoundry/loggregator/transport/internal/v1pb"
+	"github.com/cloudfoundry/loggregator/internal/sonde/v1pb"
 )
 
 // FuzzDecode compares with google.golang.org/protobuf: what that takes, this

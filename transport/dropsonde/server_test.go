@@ -17,7 +17,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/taken"
-	"github.com/cloudfoundry/loggregator/transport/internal/v1pb"
+	"github.com/cloudfoundry/loggregator/internal/sonde/v1pb"
 )
 
 // vector is a LogMessage as the contract has it, made by hand.

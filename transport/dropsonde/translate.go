@@ -8,18 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/cloudfoundry/loggregator/envelope"
-)
-
-// The tags that the rules of translation know.
-const (
-	tagOrigin     = "origin"
-	tagDeployment = "deployment"
-	tagJob        = "job"
-	tagIndex      = "index"
-	tagIP         = "ip"
-	tagType       = "__v1_type"
-	tagSourceID   = "source_id"
-	tagInstanceID = "instance_id"
+	"github.com/cloudfoundry/loggregator/internal/sonde"
 )
 
 // translator makes records of v1 envelopes. It is for one goroutine.
@@ -33,25 +22,14 @@ type translator struct {
 	sourceID []byte
 }
 
-var eventNames = map[int32]string{
-	eventHTTPStartStop: "HttpStartStop", eventLogMessage: "LogMessage", eventValueMetric: "ValueMetric",
-	eventCounterEvent: "CounterEvent", eventError: "Error", eventContainerMetric: "ContainerMetric",
-}
-
-// eventFields are the fields of the events of each kind.
-var eventFields = map[int32]int{
-	eventHTTPStartStop: 7, eventLogMessage: 8, eventValueMetric: 9,
-	eventCounterEvent: 10, eventError: 11, eventContainerMetric: 12,
-}
-
 // check says why e cannot be translated.
 func (t *translator) check(e *event) (reason, says string) {
-	n, ok := eventFields[e.kind]
+	n, ok := sonde.EventFields[e.kind]
 	switch {
 	case !ok:
 		return refusedUnknown, "envelope of event type " + strconv.Itoa(int(e.kind)) + ", which is none"
 	case !has(e.seen, n):
-		return refusedEmpty, "envelope of type " + eventNames[e.kind] + " without one"
+		return refusedEmpty, "envelope of type " + sonde.EventNames[e.kind] + " without one"
 	}
 	return "", ""
 }
@@ -60,17 +38,17 @@ func (t *translator) check(e *event) (reason, says string) {
 func (t *translator) source(e *event) string {
 	var id []byte
 	switch e.kind {
-	case eventLogMessage:
+	case sonde.LogMessage:
 		id = e.log.appID
-	case eventContainerMetric:
+	case sonde.ContainerMetric:
 		id = e.container.appID
-	case eventHTTPStartStop:
+	case sonde.HTTPStartStop:
 		if has(e.http.seen, 12) {
 			id = e.http.app.text(&t.uuid)
 		}
 	}
 	if len(id) == 0 {
-		id, _ = e.tag(tagSourceID)
+		id, _ = e.tag(sonde.TagSourceID)
 	}
 	if len(id) == 0 {
 		id = e.origin
@@ -105,44 +83,44 @@ func (e *event) tag(key string) (value []byte, ok bool) {
 func (t *translator) append(dst []byte, e *event, now int64) []byte {
 	stamp := e.timestamp
 	if !has(e.seen, 6) {
-		if stamp = now; e.kind == eventLogMessage {
+		if stamp = now; e.kind == sonde.LogMessage {
 			stamp = e.log.timestamp
 		}
 	}
 	f := t.fixed[:0].AppendSource(t.source(e), t.instance(e))
 	for _, tag := range e.tags {
 		switch {
-		case string(tag.key) == tagSourceID:
-		case string(tag.key) == tagInstanceID && e.kind == eventCounterEvent:
+		case string(tag.key) == sonde.TagSourceID:
+		case string(tag.key) == sonde.TagInstanceID && e.kind == sonde.CounterEvent:
 		default:
 			f = f.AppendTag(view(tag.key), view(tag.value))
 		}
 	}
-	f = f.AppendTag(tagOrigin, view(e.origin))
-	f = f.AppendTag(tagDeployment, or(e.deployment, t.opts.Deployment))
-	f = f.AppendTag(tagJob, or(e.job, t.opts.Job))
-	f = f.AppendTag(tagIndex, or(e.index, t.opts.Index))
-	f = f.AppendTag(tagIP, or(e.ipAddr, t.opts.IP))
-	f = f.AppendTag(tagType, eventNames[e.kind])
+	f = f.AppendTag(sonde.TagOrigin, view(e.origin))
+	f = f.AppendTag(sonde.TagDeployment, or(e.deployment, t.opts.Deployment))
+	f = f.AppendTag(sonde.TagJob, or(e.job, t.opts.Job))
+	f = f.AppendTag(sonde.TagIndex, or(e.index, t.opts.Index))
+	f = f.AppendTag(sonde.TagIP, or(e.ipAddr, t.opts.IP))
+	f = f.AppendTag(sonde.TagType, sonde.EventNames[e.kind])
 	switch e.kind {
-	case eventLogMessage:
+	case sonde.LogMessage:
 		f = f.AppendTag(envelope.TagSourceType, view(e.log.sourceType))
 		typ := envelope.Err
 		if e.log.kind == 1 {
 			typ = envelope.Out
 		}
 		dst = envelope.AppendLog(dst, f, stamp, typ, e.log.message)
-	case eventError:
-		f = f.AppendTag("source", view(e.err.source))
-		f = f.AppendTag("code", t.decimal(int64(e.err.code)))
+	case sonde.Error:
+		f = f.AppendTag(sonde.TagSource, view(e.err.source))
+		f = f.AppendTag(sonde.TagCode, t.decimal(int64(e.err.code)))
 		dst = envelope.AppendLog(dst, f, stamp, envelope.Out, e.err.message)
-	case eventValueMetric:
+	case sonde.ValueMetric:
 		dst = envelope.AppendGauge(dst, f, stamp, envelope.Metric{Name: e.value.name, Unit: e.value.unit, Value: e.value.value})
-	case eventContainerMetric:
+	case sonde.ContainerMetric:
 		dst = appendContainer(dst, f, stamp, &e.container)
-	case eventCounterEvent:
+	case sonde.CounterEvent:
 		dst = envelope.AppendCounter(dst, f, stamp, view(e.counter.name), e.counter.delta, t.totals.add(e))
-	case eventHTTPStartStop:
+	case sonde.HTTPStartStop:
 		f = t.appendHTTP(f, &e.http)
 		dst = envelope.AppendTimer(dst, f, stamp, "http", e.http.start, e.http.stop)
 	}
@@ -156,14 +134,14 @@ func (t *translator) append(dst []byte, e *event, now int64) []byte {
 // instance is the instance id of e's record, valid until the next use of t.buf.
 func (t *translator) instance(e *event) string {
 	switch e.kind {
-	case eventLogMessage:
+	case sonde.LogMessage:
 		return view(e.log.instance)
-	case eventContainerMetric:
+	case sonde.ContainerMetric:
 		return t.decimal(int64(e.container.instance))
-	case eventHTTPStartStop:
+	case sonde.HTTPStartStop:
 		return t.decimal(int64(e.http.instanceIndex))
-	case eventValueMetric, eventCounterEvent:
-		id, _ := e.tag(tagInstanceID)
+	case sonde.ValueMetric, sonde.CounterEvent:
+		id, _ := e.tag(sonde.TagInstanceID)
 		return view(id)
 	}
 	return ""
@@ -180,36 +158,33 @@ func appendContainer(dst []byte, f envelope.Fixed, stamp int64, m *containerMetr
 }
 
 var (
-	nameCPU         = []byte("cpu")
-	nameMemory      = []byte("memory")
-	nameDisk        = []byte("disk")
-	nameMemoryQuota = []byte("memory_quota")
-	nameDiskQuota   = []byte("disk_quota")
-	unitPercentage  = []byte("percentage")
-	unitBytes       = []byte("bytes")
+	nameCPU         = []byte(sonde.MetricCPU)
+	nameMemory      = []byte(sonde.MetricMemory)
+	nameDisk        = []byte(sonde.MetricDisk)
+	nameMemoryQuota = []byte(sonde.MetricMemoryQuota)
+	nameDiskQuota   = []byte(sonde.MetricDiskQuota)
+	unitPercentage  = []byte(sonde.UnitPercentage)
+	unitBytes       = []byte(sonde.UnitBytes)
 )
 
 func (t *translator) appendHTTP(f envelope.Fixed, m *httpStartStop) envelope.Fixed {
-	f = f.AppendTag("request_id", view(m.request.text(&t.uuid)))
+	f = f.AppendTag(sonde.TagRequestID, view(m.request.text(&t.uuid)))
 	peer := t.decimal(int64(m.peer))
-	switch m.peer {
-	case 1:
-		peer = "Client"
-	case 2:
-		peer = "Server"
+	if m.peer > 0 && int(m.peer) < len(sonde.PeerTypes) {
+		peer = sonde.PeerTypes[m.peer]
 	}
-	f = f.AppendTag("peer_type", peer)
-	if m.method > 0 && int(m.method) < len(methods) {
-		f = f.AppendTag("method", methods[m.method])
+	f = f.AppendTag(sonde.TagPeerType, peer)
+	if m.method > 0 && int(m.method) < len(sonde.Methods) {
+		f = f.AppendTag(sonde.TagMethod, sonde.Methods[m.method])
 	} else {
-		f = f.AppendTag("method", t.decimal(int64(m.method)))
+		f = f.AppendTag(sonde.TagMethod, t.decimal(int64(m.method)))
 	}
-	f = f.AppendTag("uri", view(m.uri))
-	f = f.AppendTag("remote_address", view(m.remoteAddress))
-	f = f.AppendTag("user_agent", view(m.userAgent))
-	f = f.AppendTag("status_code", t.decimal(int64(m.status)))
-	f = f.AppendTag("content_length", t.decimal(m.length))
-	f = f.AppendTag("routing_instance_id", view(m.instanceID))
+	f = f.AppendTag(sonde.TagURI, view(m.uri))
+	f = f.AppendTag(sonde.TagRemoteAddress, view(m.remoteAddress))
+	f = f.AppendTag(sonde.TagUserAgent, view(m.userAgent))
+	f = f.AppendTag(sonde.TagStatusCode, t.decimal(int64(m.status)))
+	f = f.AppendTag(sonde.TagContentLength, t.decimal(m.length))
+	f = f.AppendTag(sonde.TagRouterID, view(m.instanceID))
 	t.buf = t.buf[:0]
 	for i, s := range m.forwarded {
 		if i > 0 {
@@ -217,16 +192,7 @@ func (t *translator) appendHTTP(f envelope.Fixed, m *httpStartStop) envelope.Fix
 		}
 		t.buf = append(t.buf, s...)
 	}
-	return f.AppendTag("forwarded", view(t.buf))
-}
-
-// methods are the names of HttpStartStop's methods, by their numbers.
-var methods = [...]string{
-	1: "GET", "POST", "PUT", "DELETE", "HEAD", "ACL", "BASELINE_CONTROL", "BIND", "CHECKIN", "CHECKOUT",
-	"CONNECT", "COPY", "DEBUG", "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL",
-	"MKREDIRECTREF", "MKWORKSPACE", "MOVE", "OPTIONS", "ORDERPATCH", "PATCH", "PRI", "PROPFIND", "PROPPATCH",
-	"REBIND", "REPORT", "SEARCH", "SHOWMETHOD", "SPACEJUMP", "TEXTSEARCH", "TRACE", "TRACK", "UNBIND",
-	"UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION_CONTROL",
+	return f.AppendTag(sonde.TagForwarded, view(t.buf))
 }
 
 // text is the UUID as text: eight bytes of each number, the lowest first.

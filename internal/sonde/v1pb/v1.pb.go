@@ -2,7 +2,7 @@
 // versions:
 // 	protoc-gen-go v1.36.11
 // 	protoc        v3.21.12
-// source: github.com/cloudfoundry/loggregator/transport/internal/v1pb/v1.proto
+// source: github.com/cloudfoundry/loggregator/internal/sonde/v1pb/v1.proto
 
 // The messages of dropsonde, field for field, as the reference that the decoder
 // is compared with. The protobuf package is our own, so that a program may link
@@ -47,7 +47,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[0]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -59,7 +59,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[0]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -72,7 +72,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{0}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *Envelope) GetOrigin() string {
@@ -187,7 +187,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[1]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +199,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[1]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +212,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{1}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *LogMessage) GetMessage() []byte {
@@ -279,7 +279,7 @@ type HttpStartStop struct {
 
 func (x *HttpStartStop) Reset() {
 	*x = HttpStartStop{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[2]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +291,7 @@ func (x *HttpStartStop) String() string {
 func (*HttpStartStop) ProtoMessage() {}
 
 func (x *HttpStartStop) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[2]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +304,7 @@ func (x *HttpStartStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HttpStartStop.ProtoReflect.Descriptor instead.
 func (*HttpStartStop) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{2}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *HttpStartStop) GetStartTimestamp() int64 {
@@ -416,7 +416,7 @@ type ValueMetric struct {
 
 func (x *ValueMetric) Reset() {
 	*x = ValueMetric{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[3]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +428,7 @@ func (x *ValueMetric) String() string {
 func (*ValueMetric) ProtoMessage() {}
 
 func (x *ValueMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[3]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +441,7 @@ func (x *ValueMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueMetric.ProtoReflect.Descriptor instead.
 func (*ValueMetric) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{3}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ValueMetric) GetName() string {
@@ -476,7 +476,7 @@ type CounterEvent struct {
 
 func (x *CounterEvent) Reset() {
 	*x = CounterEvent{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[4]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +488,7 @@ func (x *CounterEvent) String() string {
 func (*CounterEvent) ProtoMessage() {}
 
 func (x *CounterEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[4]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +501,7 @@ func (x *CounterEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterEvent.ProtoReflect.Descriptor instead.
 func (*CounterEvent) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{4}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CounterEvent) GetName() string {
@@ -540,7 +540,7 @@ type ContainerMetric struct {
 
 func (x *ContainerMetric) Reset() {
 	*x = ContainerMetric{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[5]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +552,7 @@ func (x *ContainerMetric) String() string {
 func (*ContainerMetric) ProtoMessage() {}
 
 func (x *ContainerMetric) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[5]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +565,7 @@ func (x *ContainerMetric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMetric.ProtoReflect.Descriptor instead.
 func (*ContainerMetric) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{5}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ContainerMetric) GetApplicationId() string {
@@ -628,7 +628,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[6]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +640,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[6]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +653,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{6}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Error) GetSource() string {
@@ -687,7 +687,7 @@ type UUID struct {
 
 func (x *UUID) Reset() {
 	*x = UUID{}
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[7]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +699,7 @@ func (x *UUID) String() string {
 func (*UUID) ProtoMessage() {}
 
 func (x *UUID) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes[7]
+	mi := &file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +712,7 @@ func (x *UUID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UUID.ProtoReflect.Descriptor instead.
 func (*UUID) Descriptor() ([]byte, []int) {
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP(), []int{7}
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UUID) GetLow() uint64 {
@@ -729,11 +729,11 @@ func (x *UUID) GetHigh() uint64 {
 	return 0
 }
 
-var File_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto protoreflect.FileDescriptor
+var File_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto protoreflect.FileDescriptor
 
-const file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDesc = "" +
+const file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDesc = "" +
 	"\n" +
-	"Dgithub.com/cloudfoundry/loggregator/transport/internal/v1pb/v1.proto\x12\x1floggregator.dropsonde.reference\"\x98\x06\n" +
+	"@github.com/cloudfoundry/loggregator/internal/sonde/v1pb/v1.proto\x12\x1floggregator.dropsonde.reference\"\x98\x06\n" +
 	"\bEnvelope\x12\x16\n" +
 	"\x06origin\x18\x01 \x02(\tR\x06origin\x12\x1c\n" +
 	"\teventType\x18\x02 \x02(\x05R\teventType\x12\x1c\n" +
@@ -808,22 +808,22 @@ const file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_
 	"\amessage\x18\x03 \x02(\tR\amessage\",\n" +
 	"\x04UUID\x12\x10\n" +
 	"\x03low\x18\x01 \x02(\x04R\x03low\x12\x12\n" +
-	"\x04high\x18\x02 \x02(\x04R\x04highB=Z;github.com/cloudfoundry/loggregator/transport/internal/v1pb"
+	"\x04high\x18\x02 \x02(\x04R\x04highB9Z7github.com/cloudfoundry/loggregator/internal/sonde/v1pb"
 
 var (
-	file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescOnce sync.Once
-	file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescData []byte
+	file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescOnce sync.Once
+	file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescData []byte
 )
 
-func file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescGZIP() []byte {
-	file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescOnce.Do(func() {
-		file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDesc), len(file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDesc)))
+func file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescGZIP() []byte {
+	file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescOnce.Do(func() {
+		file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDesc), len(file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDesc)))
 	})
-	return file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDescData
+	return file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDescData
 }
 
-var file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
-var file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_goTypes = []any{
+var file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_goTypes = []any{
 	(*Envelope)(nil),        // 0: loggregator.dropsonde.reference.Envelope
 	(*LogMessage)(nil),      // 1: loggregator.dropsonde.reference.LogMessage
 	(*HttpStartStop)(nil),   // 2: loggregator.dropsonde.reference.HttpStartStop
@@ -834,7 +834,7 @@ var file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_go
 	(*UUID)(nil),            // 7: loggregator.dropsonde.reference.UUID
 	nil,                     // 8: loggregator.dropsonde.reference.Envelope.TagsEntry
 }
-var file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_depIdxs = []int32{
+var file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_depIdxs = []int32{
 	2, // 0: loggregator.dropsonde.reference.Envelope.httpStartStop:type_name -> loggregator.dropsonde.reference.HttpStartStop
 	1, // 1: loggregator.dropsonde.reference.Envelope.logMessage:type_name -> loggregator.dropsonde.reference.LogMessage
 	3, // 2: loggregator.dropsonde.reference.Envelope.valueMetric:type_name -> loggregator.dropsonde.reference.ValueMetric
@@ -851,26 +851,26 @@ var file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_de
 	0, // [0:9] is the sub-list for field type_name
 }
 
-func init() { file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_init() }
-func file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_init() {
-	if File_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto != nil {
+func init() { file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_init() }
+func file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_init() {
+	if File_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDesc), len(file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDesc), len(file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
-		GoTypes:           file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_goTypes,
-		DependencyIndexes: file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_depIdxs,
-		MessageInfos:      file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_msgTypes,
+		GoTypes:           file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_goTypes,
+		DependencyIndexes: file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_depIdxs,
+		MessageInfos:      file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_msgTypes,
 	}.Build()
-	File_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto = out.File
-	file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_goTypes = nil
-	file_github_com_cloudfoundry_loggregator_transport_internal_v1pb_v1_proto_depIdxs = nil
+	File_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto = out.File
+	file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_goTypes = nil
+	file_github_com_cloudfoundry_loggregator_internal_sonde_v1pb_v1_proto_depIdxs = nil
 }
