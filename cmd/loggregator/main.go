@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"path/filepath"
 
@@ -30,23 +31,24 @@ func main() { daemon.Main("loggregator", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := rooms.New("loggregator", about)
-	rings, ingest, people, receivers := rooms.NewRings(p), rooms.NewIngest(p), rooms.NewPeople(p), rooms.NewDrains(p, "")
+	rings, ingest, readers := rooms.NewRings(p), rooms.NewIngest(p), rooms.NewAccess(p)
+	grpc, people, compat := rooms.NewGRPC(p, readers), rooms.NewPeople(p, readers), rooms.NewCompat(p)
+	receivers := rooms.NewDrains(p, "")
 	return p.Run(ctx, args, stdout, stderr, func() error {
 		router, err := rings.Open()
 		if err != nil {
 			return err
 		}
-		if err := ingest.Open(router); err != nil {
+		gate, err := readers.Open(router)
+		if err != nil {
 			return err
 		}
-		if err := people.Open(router); err != nil {
-			return err
-		}
+		compat.Open(gate, router, grpc.Certificate)
 		if dir := rings.Dir(); dir != "" && receivers.Flags.Positions == "" { // what outlives the process, drains go on with
 			if receivers.Flags.Positions = drains.Beside; receivers.Flags.File == "" {
 				receivers.Flags.Positions = filepath.Clean(dir) + ".positions"
 			}
 		}
-		return receivers.Open(router, router)
+		return errors.Join(ingest.Open(router), grpc.Open(router, gate, compat), people.Open(gate, compat), receivers.Open(router, router))
 	})
 }

@@ -30,7 +30,7 @@ import (
 func TestMain(m *testing.M) { processtest.Main(m) }
 
 // anywhere are addresses that nobody else has.
-var anywhere = []string{"-ingest", "127.0.0.1:0", "-ingest-udp=", "-v1-udp=", "-http", "127.0.0.1:0", "-ops", "127.0.0.1:0", "-budget", "16MiB"}
+var anywhere = []string{"-ingest", "127.0.0.1:0", "-ingest-udp=", "-v1-udp=", "-grpc=", "-http", "127.0.0.1:0", "-ops", "127.0.0.1:0", "-budget", "16MiB"}
 
 func start(t *testing.T, o *processtest.Options, flags ...string) *processtest.Process {
 	t.Helper()

@@ -113,16 +113,35 @@ func (d *door) known(chain []*x509.Certificate) error {
 	if len(chain) == 0 {
 		return errors.New("no certificate was shown")
 	}
-	carried := append(slices.Clone(chain[0].DNSNames), chain[0].Subject.CommonName)
-	for _, u := range chain[0].URIs {
-		carried = append(carried, u.String())
-	}
-	for want := range strings.SplitSeq(d.names, ",") {
-		if want = strings.TrimSpace(want); want != "" && slices.Contains(carried, want) {
+	names := carried(chain[0])
+	for _, name := range names {
+		if listed(d.names, name) {
 			return nil
 		}
 	}
-	return fmt.Errorf("the certificate is of %q, which -%s-client-names does not name", carried, d.name)
+	return fmt.Errorf("the certificate is of %q, which -%s-client-names does not name", names, d.name)
+}
+
+// carried are the names in a certificate.
+func carried(c *x509.Certificate) []string {
+	names := slices.Clone(c.DNSNames)
+	for _, u := range c.URIs {
+		names = append(names, u.String())
+	}
+	if c.Subject.CommonName != "" {
+		names = append(names, c.Subject.CommonName)
+	}
+	return names
+}
+
+// listed reports whether name is one of those with commas between.
+func listed(names, name string) bool {
+	for one := range strings.SplitSeq(names, ",") {
+		if one = strings.TrimSpace(one); one != "" && one == name {
+			return true
+		}
+	}
+	return false
 }
 
 // open listens, with TLS if there are certificates: config is then to be used by

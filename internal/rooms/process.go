@@ -142,10 +142,8 @@ func (p *Process) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 		serving.Go(serve)
 	}
 	go daemon.Watchdog(failed, p.healthy)
-	fmt.Fprintf(stdout, "%s is running. Ctrl-C stops it.\n", title(p.name))
-	for _, line := range p.lines {
-		fmt.Fprintln(stdout, line)
-	}
+	lines := slices.Concat([]string{title(p.name) + " is running. Ctrl-C stops it."}, p.lines, []string{""})
+	io.WriteString(stdout, strings.Join(lines, "\n")) // at once: who waits for the first has them all
 	daemon.Notify("READY=1", "STATUS=running")
 
 	for failed.Err() == nil {
@@ -225,7 +223,9 @@ func everyFlag() (names []string) {
 	p := New("all", "")
 	NewRings(p)
 	NewIngest(p)
-	NewPeople(p)
+	a := NewAccess(p)
+	NewGRPC(p, a)
+	NewPeople(p, a)
 	NewDrains(p, "")
 	p.Flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	return names

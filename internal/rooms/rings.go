@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cloudfoundry/loggregator"
@@ -138,6 +141,43 @@ func (r *Rings) figures(add func(ops.Metric)) {
 	figure("heap_limit_bytes", "Memory that the process may take beside the rings before it collects garbage harder.", float64(debug.SetMemoryLimit(-1)))
 	figure("sources", "Sources that have a ring.", float64(s.Sources))
 	figure("readers", "Readers of the rings: tails, dumps, drains.", float64(s.Readers))
+	r.sources(figure)
 	figure("records_read_total", "Records handed to readers, each reader counted.", float64(s.Delivered))
 	figure("records_missed_total", "Records that readers were told they missed, each reader counted.", float64(s.Missed))
 }
+
+// talkers is how many sources have figures of their own: those that hold the most,
+// which are those that say the most.
+const talkers = 10
+
+// sources adds the figures that are of single sources.
+func (r *Rings) sources(figure func(name, help string, value float64, labels ...string)) {
+	var top []envelope.SourceInfo // most first
+	oldest := int64(0)
+	for s := range r.router.Sources(envelope.Everything) {
+		if s.Held > 0 && (oldest == 0 || s.Oldest < oldest) {
+			oldest = s.Oldest
+		}
+		if len(top) == talkers && s.Bytes <= top[talkers-1].Bytes {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(top, s, func(a, b envelope.SourceInfo) int { return cmp.Compare(b.Bytes, a.Bytes) })
+		top = slices.Insert(top, at, s)[:min(talkers, len(top)+1)]
+	}
+	age := 0.0
+	if oldest > 0 {
+		age = max(0, time.Since(time.Unix(0, oldest)).Seconds())
+	}
+	figure("oldest_record_age_seconds", "Age of the oldest record in the rings, by its own timestamp.", age)
+	for _, s := range top {
+		if s.Held == 0 {
+			continue
+		}
+		labels := []string{"source_id", text(s.SourceID), "app", text(s.App), "space", text(s.Space), "org", text(s.Org)}
+		figure("top_source_bytes_held", "Bytes held of the ten sources of which most is held.", float64(s.Bytes), labels...)
+		figure("top_source_records_total", "Records that these have brought since their rings were made.", float64(s.Held+s.Gone), labels...)
+	}
+}
+
+// text is what senders say, as a label may.
+func text(s string) string { return strings.ToValidUTF8(s, "?") }
