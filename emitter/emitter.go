@@ -111,20 +111,24 @@ func (e *Emitter) With(tags map[string]string) *Emitter {
 }
 
 // Log emits one line, or a text of several lines as one record, as it is.
-func (e *Emitter) Log(t envelope.LogType, line string) { e.log(e.clock.Now(), t, view(line)) }
+func (e *Emitter) Log(t envelope.LogType, line string) {
+	now := e.clock.Now()
+	e.log(now, now, t, view(line))
+}
 
-func (e *Emitter) log(now int64, t envelope.LogType, line []byte) {
+// log emits a line that was made at a time; now is as in send.
+func (e *Emitter) log(at, now int64, t envelope.LogType, line []byte) {
 	b := take()
 	if len(line) > e.maxLine {
-		l := lines{e: e, t: t, out: b, last: now - 1}
+		l := lines{e: e, t: t, out: b, last: at - 1}
 		l.hold(line)
 		l.finish(false)
 		l.flush()
 		b.give()
 		return
 	}
-	b.records = envelope.AppendLog(b.records, e.fixed, now, t, line)
-	e.send(b.records, 1)
+	b.records = envelope.AppendLog(b.records, e.fixed, at, t, line)
+	e.send(b.records, 1, now)
 	b.give()
 }
 
@@ -134,8 +138,9 @@ func (e *Emitter) log(now int64, t envelope.LogType, line []byte) {
 func (e *Emitter) Counter(name string, delta uint64) {
 	b := take()
 	total := e.totals.add(name, delta)
-	b.records = envelope.AppendCounter(b.records, e.fixed, e.clock.Now(), name, delta, total)
-	e.send(b.records, 1)
+	now := e.clock.Now()
+	b.records = envelope.AppendCounter(b.records, e.fixed, now, name, delta, total)
+	e.send(b.records, 1, now)
 	b.give()
 }
 
@@ -143,24 +148,27 @@ func (e *Emitter) Counter(name string, delta uint64) {
 func (e *Emitter) Gauge(name string, value float64, unit string) {
 	b := take()
 	m := envelope.Metric{Name: view(name), Unit: view(unit), Value: value}
-	b.records = envelope.AppendGauge(b.records, e.fixed, e.clock.Now(), m)
-	e.send(b.records, 1)
+	now := e.clock.Now()
+	b.records = envelope.AppendGauge(b.records, e.fixed, now, m)
+	e.send(b.records, 1, now)
 	b.give()
 }
 
 // Timer emits how long something took.
 func (e *Emitter) Timer(name string, start, stop time.Time) {
 	b := take()
-	b.records = envelope.AppendTimer(b.records, e.fixed, e.clock.Now(), name, start.UnixNano(), stop.UnixNano())
-	e.send(b.records, 1)
+	now := e.clock.Now()
+	b.records = envelope.AppendTimer(b.records, e.fixed, now, name, start.UnixNano(), stop.UnixNano())
+	e.send(b.records, 1, now)
 	b.give()
 }
 
 // Event emits that something happened.
 func (e *Emitter) Event(title, body string) {
 	b := take()
-	b.records = envelope.AppendEvent(b.records, e.fixed, e.clock.Now(), title, body)
-	e.send(b.records, 1)
+	now := e.clock.Now()
+	b.records = envelope.AppendEvent(b.records, e.fixed, now, title, body)
+	e.send(b.records, 1, now)
 	b.give()
 }
 
@@ -197,8 +205,9 @@ func (e *Emitter) Stats() Stats {
 	return Stats{Accepted: e.accepted.Load(), Refused: e.refused.Load(), Cut: e.cut.Load()}
 }
 
-func (c *core) send(records []byte, n int) {
-	if !c.closed.Load() && c.w.WriteBatch(c.ctx, envelope.Batch{Records: records, Count: n}) == nil {
+// send hands n records over. now is the time if it was just looked up, or zero.
+func (c *core) send(records []byte, n int, now int64) {
+	if !c.closed.Load() && c.w.WriteBatch(c.ctx, envelope.Batch{Records: records, Count: n, Now: now}) == nil {
 		c.accepted.Add(uint64(n))
 		return
 	}

@@ -126,12 +126,12 @@ func (h *handler) emit(b *buffer, at time.Time, t envelope.LogType, line []byte)
 	if len(line)+len(b.tags)-len(h.e.fixed) > h.e.maxLine {
 		// Too long for one record: in parts, whose tags are those of this one.
 		child := h.e.emitter(slices.Clone(envelope.Fixed(b.tags)))
-		child.log(at.UnixNano(), t, line)
+		child.log(at.UnixNano(), 0, t, line)
 		b.give()
 		return
 	}
 	b.records = envelope.AppendLog(b.records, b.tags, at.UnixNano(), t, line)
-	h.e.send(b.records, 1)
+	h.e.send(b.records, 1, 0)
 	b.give()
 }
 

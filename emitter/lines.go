@@ -189,7 +189,7 @@ func (l *lines) emit(text []byte, part string) {
 
 func (l *lines) flush() {
 	if l.n > 0 {
-		l.e.send(l.out.records, l.n)
+		l.e.send(l.out.records, l.n, 0)
 		l.out.records, l.n = l.out.records[:0], 0
 	}
 }

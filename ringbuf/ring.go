@@ -101,7 +101,7 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	s := r.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.clock.Now()
+	now := s.time(b.Now)
 	if s.closed || r.removed {
 		done.Refused = uint64(b.Count)
 		return done

@@ -65,6 +65,7 @@ type Store struct {
 	mu     sync.Mutex
 	arena  arena
 	clock  clock.Clock
+	latest int64 // what it was last taken to say
 	budget int64
 	maxAge int64
 	used   int64 // bytes charged: blocks, rings, runs, origins
@@ -351,6 +352,18 @@ func (s *Store) take(r *Ring, now int64, position uint64) {
 	s.arena.link(id)
 	r.blocks.push(id)
 	s.sizes.move(r)
+}
+
+// time is now, looked up unless the caller has just done so. Then it may be a
+// moment ago, but not before what was appended last: the times of a ring's
+// blocks are in order.
+func (s *Store) time(given int64) int64 {
+	if given != 0 {
+		s.latest = max(s.latest, given)
+	} else {
+		s.latest = s.clock.Now()
+	}
+	return s.latest
 }
 
 // touch keeps the list by age in the order of last appends, after one to r.
