@@ -276,10 +276,7 @@ func (r *reader) tell(b *envelope.Batch) []byte {
 		r.s.untold.Add(n)
 		return nil
 	}
-	fixed := envelope.Fixed(nil).AppendSource(string(route.SourceID), string(route.InstanceID))
-	for k, v := range e.Tags() {
-		fixed = fixed.AppendTag(string(k), string(v))
-	}
+	fixed := fixedOf(e, &route)
 	var gap []byte
 	if n > 0 {
 		why := "this reader was too slow"
@@ -305,11 +302,6 @@ func (r *reader) tell(b *envelope.Batch) []byte {
 		}
 	}
 	return gap
-}
-
-func appendReset(dst []byte, f envelope.Fixed, timestamp int64) []byte {
-	f = f.WithTag(envelope.TagSourceType, envelope.SourceTypeLGR)
-	return envelope.AppendLog(dst, f, timestamp, envelope.Err, []byte("lines are missing here, their number is not known: the server was started anew"))
 }
 
 // groupKey names what shares a shard name here: one user's requests for the same.

@@ -7,19 +7,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 )
-
-// numbersKey is the response metadata by which our servers say that they
-// understand the numbers of batches (see envelope.Batch.AppendHeader), so that a
-// Link sends them. Stock servers do not send it, and skip such fields.
-const numbersKey = "loggregator-numbers"
-
-var numbers = metadata.Pairs(numbersKey, "1")
 
 // send is Ingress/Send: a batch, and an answer when it has been taken.
 func (s *Server) send(ctx context.Context, decode func(any) error) (any, error) {
@@ -45,7 +37,6 @@ func (s *Server) receive(stream grpc.ServerStream, take func(context.Context, []
 		return err
 	}
 	defer leave()
-	stream.SetHeader(numbers)
 	read := make(chan error, 1)
 	s.wg.Go(func() {
 		var in inbound

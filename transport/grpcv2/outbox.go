@@ -172,16 +172,6 @@ func (o *outbox) cut(run []byte) (size, count int) {
 	return size, count
 }
 
-// fail ends sending, if nothing has before.
-func (o *outbox) fail(err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err == nil {
-		o.err = err
-	}
-	o.changed.Broadcast()
-}
-
 // flush waits until all is sent, or sending has failed. It returns what has not
 // been sent, which is forgotten here.
 func (o *outbox) flush() (unsent []byte, err error) {

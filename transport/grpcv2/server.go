@@ -183,7 +183,6 @@ func NewServer(w envelope.Writer, g *access.Gate, o *Options) *Server {
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(2 * streamWindow),
 		grpc.WriteBufferSize(64 << 10),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: s.opt.MinPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: s.opt.PingAfter, Timeout: s.opt.PingTimeout}),
 		grpc.WaitForHandlers(true),

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -128,7 +130,15 @@ func TestShardMembersLeaveUnderLoad(t *testing.T) {
 	stays := s.open("BatchedReceiver", x)
 	var all []*receiver
 	var writing sync.WaitGroup
-	writing.Go(func() { s.write(5000) })
+	var enough atomic.Bool
+	writing.Go(func() {
+		for !enough.Load() { // a few thousand records ahead of the readers
+			s.write(50)
+			for !enough.Load() && s.b.router.Stats().Delivered+10_000 < uint64(s.written*s.sources) {
+				runtime.Gosched()
+			}
+		}
+	})
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 12 {
 		m := s.open("BatchedReceiver", x)
@@ -137,6 +147,7 @@ func TestShardMembersLeaveUnderLoad(t *testing.T) {
 		m.cancel()
 		m.end()
 	}
+	enough.Store(true)
 	writing.Wait()
 	before := s.written
 	s.write(1) // these come last, and by them it is known that all has come
