@@ -1,0 +1,4 @@
+// Package logcache holds tests with the stock client of Log Cache's API:
+//
+//	cd internal/interop/logcache && go test ./...
+package logcache
