@@ -149,6 +149,7 @@ func TestShardMembersLeaveUnderLoad(t *testing.T) {
 	}
 	enough.Store(true)
 	writing.Wait()
+	eventually(t, "the server knows who has left", func() bool { return s.b.router.Stats().Readers == 1 })
 	before := s.written
 	s.write(1) // these come last, and by them it is known that all has come
 	eventually(t, "the last records", func() bool {
