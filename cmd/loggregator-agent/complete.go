@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/cloudfoundry/loggregator/internal/follow"
-	"github.com/cloudfoundry/loggregator/transport"
 )
 
 // complete fills in defaults and says what is wrong, one error each.
@@ -22,8 +21,9 @@ func (c *config) complete(w where) (errs []error) {
 	if len(c.Servers) == 0 {
 		c.Servers = []string{defaultServer}
 	}
-	if err := transport.CheckAddress(strings.Join(c.Servers, ",")); err != nil {
-		bad("servers", -1, errors.New(strings.TrimPrefix(err.Error(), "transport: ")))
+	if err := checkServers(strings.Join(c.Servers, ",")); err != nil {
+		_, says, _ := strings.Cut(err.Error(), ": ") // without the package
+		bad("servers", -1, errors.New(says))
 	}
 	bad("tls", -1, c.TLS.check(false))
 	c.Memory = cmp.Or(c.Memory, defaultMemory)

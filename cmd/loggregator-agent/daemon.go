@@ -89,7 +89,7 @@ type collector struct {
 	level  *daemon.LogFlags
 	log    *slog.Logger
 	router *loggregator.Router
-	link   *transport.Link
+	link   link
 	began  time.Time
 	pulses daemon.Pulses
 
@@ -128,7 +128,7 @@ func collect(ctx context.Context, path string, reload <-chan struct{}, stdout, s
 	if err != nil {
 		return err
 	}
-	link, err := transport.NewLink(strings.Join(c.Servers, ","), router, &transport.LinkOptions{CurrentTLS: current, Resume: router.Begin(), Logger: log})
+	link, err := newLink(strings.Join(c.Servers, ","), router, &transport.LinkOptions{CurrentTLS: current, Resume: router.Begin(), Logger: log})
 	if err != nil {
 		return err
 	}

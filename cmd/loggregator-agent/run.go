@@ -57,7 +57,7 @@ func parse(args []string, std stdio) (*settings, error) {
 	fs := flag.NewFlagSet(name+" run", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors are told below, in one line
 	fs.Usage = daemon.Usage(fs, runHelp)
-	fs.StringVar(&s.server, "server", "tcp://127.0.0.1:3456", "`addresses` of servers, tcp://, tls:// or unix:///path, separated by commas")
+	fs.StringVar(&s.server, "server", "tcp://127.0.0.1:3456", "`addresses` of servers, tcp://, tls:// or unix:///path, or of Loggregator agents and routers of the v2 API, grpc:// or grpcs://HOST:PORT?name=metron, separated by commas")
 	fs.StringVar(&s.tls.CA, "tls-ca", "", "PEM `file` with who signs the certificates of tls:// servers (default those the system trusts)")
 	fs.StringVar(&s.tls.Cert, "tls-cert", "", "PEM `file` with a certificate to show to tls:// servers")
 	fs.StringVar(&s.tls.Key, "tls-key", "", "PEM `file` with its key")

@@ -19,7 +19,7 @@ type sender struct {
 	*emitter.Emitter
 	router *loggregator.Router
 	server string
-	link   *transport.Link
+	link   link
 
 	started time.Time
 }
@@ -42,7 +42,7 @@ func newSender(set *settings, id envelope.Identity, log *slog.Logger) (*sender, 
 		started: time.Now(),
 	}
 	opts := &transport.LinkOptions{CurrentTLS: current, Reason: envelope.ReasonEmitter, Logger: log}
-	if s.link, err = transport.NewLink(set.server, router, opts); err != nil {
+	if s.link, err = newLink(set.server, router, opts); err != nil {
 		router.Close()
 		return nil, err
 	}

@@ -147,6 +147,8 @@ type LinkStats struct {
 	Missed    uint64 // records that the Source lost before they could be sent, as far as that has been acknowledged
 	Unacked   int    // bytes sent and not acknowledged
 
+	MissedFor [envelope.Reasons]uint64 // Missed, by envelope.Reason
+
 	Reconnects uint64 // connections made after the first
 	LastError  string // why the last attempt or connection failed; stays when another succeeds
 }

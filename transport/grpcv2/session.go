@@ -174,6 +174,7 @@ type session struct {
 // part is a part of what the Source gives.
 type part struct {
 	records, missed uint64
+	why             [envelope.Reasons]uint64 // missed, by reason
 	bytes           int
 	at              map[envelope.StreamID]uint64 // where to read on after it
 }
@@ -182,6 +183,9 @@ func (p *part) add(q *part) {
 	p.records += q.records
 	p.missed += q.missed
 	p.bytes += q.bytes
+	for why, n := range q.why {
+		p.why[why] += n
+	}
 	if p.at == nil {
 		p.at = q.at
 		return
@@ -261,6 +265,7 @@ func (s *session) put(b *envelope.Batch) bool {
 	s.fill.bytes += n
 	s.fill.records += uint64(b.Count)
 	s.fill.missed += b.Missed
+	s.fill.why[min(b.Reason, envelope.Reasons-1)] += b.Missed
 	s.fill.pass(b)
 	l.wake()
 	return true
@@ -306,13 +311,12 @@ func (s *session) tell(b *envelope.Batch) (gap []byte) {
 	}
 	fixed := fixedOf(e, &route)
 	if b.Missed > 0 {
-		why := b.Reason
-		if why == envelope.ReasonUnknown {
-			if why = s.l.opts.Reason; first && s.l.stats.Reconnects > 0 {
-				why = envelope.ReasonLink
+		if b.Reason == envelope.ReasonUnknown {
+			if b.Reason = s.l.opts.Reason; first && s.l.stats.Reconnects > 0 {
+				b.Reason = envelope.ReasonLink
 			}
 		}
-		gap = envelope.AppendMissed(gap, fixed, route.Timestamp, b.Missed, why.String())
+		gap = envelope.AppendMissed(gap, fixed, route.Timestamp, b.Missed, b.Reason.String())
 	}
 	if b.Reset {
 		gap = appendReset(gap, fixed, route.Timestamp)
@@ -447,6 +451,9 @@ func (s *session) acknowledge() error {
 	}
 	l.stats.Acked += s.out.records
 	l.stats.Missed += s.out.missed
+	for why, n := range s.out.why {
+		l.stats.MissedFor[why] += n
+	}
 	l.stats.Unacked = 0
 	s.progress = s.progress || s.out.records > 0
 	s.out = part{}

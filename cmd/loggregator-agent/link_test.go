@@ -1,0 +1,50 @@
+package main
+
+import (
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/cloudfoundry/loggregator"
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport/grpcv2"
+)
+
+// TestSendOverGRPC: the lines go to an agent or router of the v2 API all the same.
+func TestSendOverGRPC(t *testing.T) {
+	router := loggregator.New(nil)
+	defer router.Close()
+	server := grpcv2.NewServer(router, nil, nil)
+	defer server.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(ln)
+	addr := "grpc://" + ln.Addr().String()
+	if err := checkServers(addr); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSender(&settings{server: addr, budget: 1 << 20}, envelope.Identity{SourceID: "shop"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		s.Log(envelope.Out, "x")
+	}
+	for deadline := time.Now().Add(30 * time.Second); !s.reached(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not connected: %+v", s.link.Stats())
+		}
+	}
+	if err := s.finish(30 * time.Second); err != nil {
+		t.Error(err)
+	}
+	if r, l := router.Stats(), s.link.Stats(); r.Accepted != 100 || l.Acked != 100 || s.link.Servers()[0].Address != addr {
+		t.Errorf("%+v; %+v", r, l)
+	}
+	if err := checkServers(addr + ",tcp://127.0.0.1:1"); err == nil {
+		t.Error("servers of both kinds were accepted")
+	}
+}
