@@ -25,6 +25,7 @@ type Source interface {
 const (
 	DefaultMaxReaders     = 10_000
 	DefaultMaxPerUser     = 100
+	DefaultMaxSelectors   = 20_000
 	DefaultBytesPerSecond = 256 << 20
 )
 
@@ -42,6 +43,10 @@ type Options struct {
 	// MaxPerUser bounds those of one user, if there is an Authorizer. Default
 	// 100; negative: any number.
 	MaxPerUser int
+
+	// MaxSelectors bounds the selectors in all the passes of one user, of which each
+	// takes some hundreds of bytes in a router. Default 20,000; negative: any number.
+	MaxSelectors int
 
 	// BytesPerSecond bounds what one sequence yields, in bytes of records; as much
 	// may come at once. A reader who wants more is held back, which makes him slow:
@@ -69,6 +74,9 @@ func (o *Options) withDefaults() Options {
 	if opt.MaxPerUser == 0 {
 		opt.MaxPerUser = DefaultMaxPerUser
 	}
+	if opt.MaxSelectors == 0 {
+		opt.MaxSelectors = DefaultMaxSelectors
+	}
 	if opt.BytesPerSecond == 0 {
 		opt.BytesPerSecond = DefaultBytesPerSecond
 	}
@@ -87,16 +95,19 @@ type Gate struct {
 
 	mu      sync.Mutex
 	readers int
-	users   map[string]int // passes of each user
-	toldAt  time.Time      // when Logger was told last
+	users   map[string]use
+	toldAt  time.Time // when Logger was told last
 
 	admitted, badToken, denied, busy, userBusy, unavailable, expired, heldBack atomic.Uint64
 }
 
+// use is what a user has of the Gate.
+type use struct{ passes, selectors int }
+
 // NewGate makes a Gate before src. Without an Authorizer everybody reads
 // everything.
 func NewGate(src Source, a Authorizer, o *Options) *Gate {
-	return &Gate{src: src, a: a, opt: o.withDefaults(), users: make(map[string]int)}
+	return &Gate{src: src, a: a, opt: o.withDefaults(), users: make(map[string]use)}
 }
 
 // Restricted reports whether there is an Authorizer.
@@ -111,7 +122,7 @@ type Stats struct {
 	BadToken    uint64 // refused: no valid token
 	Denied      uint64 // refused: asked for what they may not read
 	Busy        uint64 // refused: MaxReaders
-	UserBusy    uint64 // refused: MaxPerUser
+	UserBusy    uint64 // refused: MaxPerUser, MaxSelectors
 	Unavailable uint64 // refused: it could not be found out what they may read
 
 	Expired  uint64 // sequences ended in mid-stream because their token did
@@ -186,10 +197,14 @@ func (g *Gate) admit(authorize func() (Grant, error)) (*Pass, string, error) {
 		return nil, grant.User, g.tooMany()
 	}
 	if g.a != nil {
-		if g.opt.MaxPerUser > 0 && g.users[grant.User] >= g.opt.MaxPerUser {
+		u := g.users[grant.User]
+		if g.opt.MaxPerUser > 0 && u.passes >= g.opt.MaxPerUser {
 			return nil, grant.User, fmt.Errorf("%w: you are reading %d times already, which is the limit; end one of them", ErrUserBusy, g.opt.MaxPerUser)
 		}
-		g.users[grant.User]++
+		if n := u.selectors + len(grant.Select); g.opt.MaxSelectors > 0 && n > g.opt.MaxSelectors {
+			return nil, grant.User, fmt.Errorf("%w: with this you would read %d applications at once, and the limit is %d; ask for less, or end some", ErrUserBusy, n, g.opt.MaxSelectors)
+		}
+		g.users[grant.User] = use{u.passes + 1, u.selectors + len(grant.Select)}
 	}
 	g.readers++
 	return &Pass{g: g, grant: grant}, grant.User, nil

@@ -269,3 +269,28 @@ func TestAdmitAs(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+func TestSelectorsOfOneUser(t *testing.T) {
+	g := NewGate(&wire{}, book{
+		"a": {User: "a", Select: []envelope.Selector{{App: "1"}, {App: "2"}, {App: "3"}}},
+		"b": {User: "b", Select: []envelope.Selector{{App: "1"}, {App: "2"}, {App: "3"}}},
+	}, &Options{MaxSelectors: 7})
+	var passes []*Pass
+	admit := func(token string) error {
+		p, err := g.Admit(t.Context(), token, envelope.Everything)
+		if err == nil {
+			passes = append(passes, p)
+		}
+		return err
+	}
+	if admit("a") != nil || admit("a") != nil || admit("b") != nil {
+		t.Error("refused within the limit")
+	}
+	if err := admit("a"); !errors.Is(err, ErrUserBusy) || !strings.Contains(err.Error(), "read 9 applications at once, and the limit is 7") {
+		t.Errorf("beyond it: %v", err)
+	}
+	passes[0].Close()
+	if err := admit("a"); err != nil {
+		t.Errorf("after one has ended: %v", err)
+	}
+}

@@ -43,9 +43,13 @@ func (p *Pass) Close() {
 	if g.a == nil {
 		return
 	}
-	if g.users[p.grant.User]--; g.users[p.grant.User] <= 0 {
+	u := g.users[p.grant.User]
+	if u.passes--; u.passes == 0 {
 		delete(g.users, p.grant.User)
+		return
 	}
+	u.selectors -= len(p.grant.Select)
+	g.users[p.grant.User] = u
 }
 
 // Batches is the Source's, of what was granted: the query's own Select is not
