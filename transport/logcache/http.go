@@ -119,7 +119,7 @@ func (s *Server) serveRead(ctx context.Context, w http.ResponseWriter, r *http.R
 	defer pass.Close()
 	p := s.newPage()
 	defer p.free()
-	if err := p.fill(ctx, pass, req, MaxReply); err != nil {
+	if err := p.fill(ctx, pass, req, s.reply); err != nil {
 		s.refuseFor(w, err)
 		return
 	}

@@ -121,6 +121,7 @@ type Server struct {
 	opt   Options
 	since time.Time
 	pages sync.Pool // of *page
+	reply int       // MaxReply
 	metas chan struct{}
 
 	ctx    context.Context // ends when answers are cut off
@@ -139,7 +140,7 @@ type Server struct {
 
 // New makes a Server that reads through gate. It starts nothing.
 func New(gate *access.Gate, o *Options) *Server {
-	s := &Server{gate: gate, opt: o.withDefaults(), since: time.Now(), metas: make(chan struct{}, maxMetas)}
+	s := &Server{gate: gate, opt: o.withDefaults(), since: time.Now(), reply: MaxReply, metas: make(chan struct{}, maxMetas)}
 	s.pages.New = func() any { return new(page) }
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s

@@ -213,6 +213,35 @@ func TestReadParameters(t *testing.T) {
 	}
 }
 
+// TestNamesAmongManyOthers: a page of few names is found among thousands of others,
+// whole, in both directions.
+func TestNamesAmongManyOthers(t *testing.T) {
+	c := newCache(t, nil, nil)
+	var records []byte
+	var want []string
+	for i := range int64(7000) {
+		name := "other"
+		if i%331 == 0 {
+			name = "wanted"
+			want = append(want, fmt.Sprintf("%d wanted", 1+i/4))
+		}
+		records = envelope.AppendCounter(records, identity("a"), 1+i/4, name, 1, 1)
+	}
+	c.write(records)
+	for limit := 1; limit < len(want)+2; limit++ {
+		query := fmt.Sprintf("name_filter=wanted&limit=%d", limit)
+		n := min(limit, len(want))
+		if got := c.read("a", query); !slices.Equal(got, want[:n]) {
+			t.Errorf("limit %d: %q", limit, got)
+		}
+		last := slices.Clone(want[len(want)-n:])
+		slices.Reverse(last)
+		if got := c.read("a", query+"&descending=true"); !slices.Equal(got, last) {
+			t.Errorf("limit %d, descending: %q", limit, got)
+		}
+	}
+}
+
 // TestErrors is the table of what requests are refused with.
 func TestErrors(t *testing.T) {
 	c := newCache(t, nil, nil)
@@ -369,8 +398,9 @@ func TestOneTimestampKeepsArrival(t *testing.T) {
 // page, and an answer's memory is bounded.
 func TestLargePagesGetShorter(t *testing.T) {
 	c := newCache(t, nil, nil)
+	c.reply = 32 << 10
 	const n = 60
-	text := []byte(strings.Repeat("x", 1<<20-200))
+	text := []byte(strings.Repeat("x", 1<<10-60))
 	for i := range int64(n) {
 		c.write(envelope.AppendLog(nil, identity("a"), i+1, envelope.Out, text))
 	}
@@ -421,14 +451,15 @@ func (c *cache) bytesHeld() (n uint64) {
 // answer the rest is left out, and counted.
 func TestOneTimestampTooLarge(t *testing.T) {
 	c := newCache(t, nil, nil)
-	text := []byte(strings.Repeat("x", 1<<20-200))
+	c.reply = 32 << 10
+	text := []byte(strings.Repeat("x", 1<<10-60))
 	for range 40 {
 		c.write(envelope.AppendLog(nil, identity("a"), 1, envelope.Out, text))
 	}
 	if n := len(c.read("a", "")); n != 32 {
 		t.Errorf("%d came", n)
 	}
-	if s := c.Stats(); s.Cut != 8 || s.Records != 32 {
+	if s := c.Stats(); s.Cut != 8 || s.Records != 32 || s.Bytes > 32<<10 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -1,0 +1,5 @@
+//go:build race
+
+package logcache
+
+const raceEnabled = true // stacks are larger then
