@@ -149,11 +149,11 @@ func linesOf(source string, first, n int) (lines []string) {
 	return lines
 }
 
-func wantLines(t testing.TB, c *collected, want []string) {
+func wantLines(t testing.TB, what string, c *collected, want []string) {
 	t.Helper()
 	got, _, missed := c.get()
 	if !slices.Equal(got, want) || missed > 0 || c.err != nil && !errors.Is(c.err, context.Canceled) {
-		t.Errorf("got %d lines %.200q, missed %d, error %v; want %d %.200q", len(got), got, missed, c.err, len(want), want)
+		t.Errorf("%s: got %d lines %.200q, missed %d, error %v; want %d %.200q", what, len(got), got, missed, c.err, len(want), want)
 	}
 }
 
@@ -178,10 +178,10 @@ func TestReaderDumpsAndFollows(t *testing.T) {
 		say(t, router, "a", 0, 100)
 		say(t, router, "b", 0, 10)
 
-		wantLines(t, read(t.Context(), r, envelope.Query{Select: selectSource("a")}), linesOf("a", 0, 100))
-		wantLines(t, read(t.Context(), r, envelope.Query{Select: selectSource("a"), Last: 7}), linesOf("a", 93, 7))
+		wantLines(t, "dump", read(t.Context(), r, envelope.Query{Select: selectSource("a")}), linesOf("a", 0, 100))
+		wantLines(t, "dump", read(t.Context(), r, envelope.Query{Select: selectSource("a"), Last: 7}), linesOf("a", 93, 7))
 		if c := read(t.Context(), r, envelope.Query{Select: envelope.Everything, Where: func(id string, _ envelope.StreamID) bool { return id == "b" }}); true {
-			wantLines(t, c, linesOf("b", 0, 10))
+			wantLines(t, "c", c, linesOf("b", 0, 10))
 		}
 
 		fromNow := follow(t, r, envelope.Query{Select: selectSource("a")})
@@ -201,9 +201,9 @@ func TestReaderDumpsAndFollows(t *testing.T) {
 		}
 		say(t, router, "new", 0, 1)
 		synctest.Wait()
-		wantLines(t, fromNow, linesOf("a", 100, 8))
-		wantLines(t, last, linesOf("a", 95, 13))
-		wantLines(t, space, append(linesOf("a", 100, 8), "new 0"))
+		wantLines(t, "fromNow", fromNow, linesOf("a", 100, 8))
+		wantLines(t, "last", last, linesOf("a", 95, 13))
+		wantLines(t, "space", space, append(linesOf("a", 100, 8), "new 0"))
 
 		if !r.Known(selectSource("a")) || r.Known(selectSource("nobody")) {
 			t.Error("Known")
@@ -241,9 +241,9 @@ func TestReaderGoesOnAfterABreak(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		wantLines(t, now, linesOf("a", 10, 100))
-		wantLines(t, all, linesOf("a", 0, 110))
-		wantLines(t, asleep, linesOf("a", 10, 100))
+		wantLines(t, "now", now, linesOf("a", 10, 100))
+		wantLines(t, "all", all, linesOf("a", 0, 110))
+		wantLines(t, "asleep", asleep, linesOf("a", 10, 100))
 		if s := r.Stats(); s.Reconnects == 0 || s.Connected != 1 {
 			t.Errorf("%+v", s)
 		}

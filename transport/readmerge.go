@@ -1,8 +1,10 @@
 package transport
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -241,12 +243,44 @@ func (t *tail) held(now time.Time) bool {
 		total += t.parts[i].count
 		left += t.parts[i].leftOut
 	}
+	total -= t.doubles()
 	t.skip = total - min(total, uint64(t.q.Last))
 	if missed := left - min(left, t.skip); missed > 0 {
 		t.lines = append(t.lines, envelope.Batch{Missed: missed})
 	}
 	t.skip -= min(t.skip, left)
 	return true
+}
+
+// doubles is how many of the records that are held are held twice: a Link sends to
+// the next server what the one before may not have taken.
+func (t *tail) doubles() (n uint64) {
+	var all []run
+	for i := range t.parts {
+		all = append(all, t.parts[i].runs...)
+		t.parts[i].runs = nil
+	}
+	slices.SortFunc(all, func(a, b run) int {
+		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.first, b.first))
+	})
+	var stream envelope.StreamID
+	var upTo uint64
+	for _, r := range all {
+		if r.stream != stream {
+			stream, upTo = r.stream, r.first
+		}
+		if r.first < upTo {
+			n += min(upTo, r.next) - r.first
+		}
+		upTo = max(upTo, r.next)
+	}
+	return n
+}
+
+// run is the numbers of records of one maker.
+type run struct {
+	stream      envelope.StreamID
+	first, next uint64
 }
 
 // hold takes what has come of a server.
@@ -297,6 +331,13 @@ func (p *part) tally(buf []byte, pass bool) (records uint64, ok bool) {
 		buf = buf[m+int(n):]
 		if p.t.q.Where == nil || p.t.wants(&b) {
 			records += uint64(b.Count)
+			if !pass && p.t.exact(&b) && b.Stream != b.Ring && b.Count > 0 {
+				if n := len(p.runs); n > 0 && p.runs[n-1].stream == b.Stream && p.runs[n-1].next == b.First {
+					p.runs[n-1].next = b.Next
+				} else {
+					p.runs = append(p.runs, run{b.Stream, b.First, b.Next})
+				}
+			}
 		}
 		if pass && b.Ring != 0 {
 			p.t.rings[b.Ring] = b.Position

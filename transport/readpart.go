@@ -42,6 +42,7 @@ type part struct {
 	caught     bool // all that was there at the start has been taken
 
 	queue   []*[]byte // held, until all servers have given their Last
+	runs    []run     // numbers of the records in it
 	held    int       // bytes of queue
 	count   uint64    // records that came while holding
 	leftOut uint64    // of those, that HoldBytes did not allow
@@ -219,5 +220,5 @@ func (p *part) forget() {
 	for _, buf := range p.queue {
 		freeBuffer(buf)
 	}
-	p.queue, p.held, p.count, p.leftOut, p.counted = nil, 0, 0, 0, false
+	p.queue, p.runs, p.held, p.count, p.leftOut, p.counted = nil, nil, 0, 0, 0, false
 }

@@ -152,8 +152,9 @@ func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) 
 			}
 			p.late = p.late || p.opens == 0
 		}
-		if t.holding {
-			t.holding = !t.held(now)
+		if t.holding && t.held(now) {
+			t.holding = false
+			continue
 		}
 		b, ok := t.next(now)
 		if ok {
