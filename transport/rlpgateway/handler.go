@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -140,7 +139,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(h.readers.Context(), cancel)()
-	pass, err := h.admit(access.WithPeer(ctx, r.RemoteAddr), token(r), p.sel)
+	pass, err := h.admit(access.WithPeer(ctx, r.RemoteAddr), outlet.Token(r), p.sel)
 	switch {
 	case errors.Is(err, access.ErrToken), errors.Is(err, access.ErrDenied):
 		refuse(w, notFound)
@@ -158,17 +157,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.stream(ctx, w, r, rd, pass, p)
-}
-
-// token is the request's token, which may stand there without a word before it.
-func token(r *http.Request) string {
-	if t := access.BearerToken(r); t != "" {
-		return t
-	}
-	if values := r.Header.Values("Authorization"); len(values) == 1 && !strings.Contains(values[0], " ") {
-		return values[0]
-	}
-	return ""
 }
 
 // again is the time between two attempts to let somebody in.
