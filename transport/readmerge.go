@@ -136,10 +136,13 @@ func (t *tail) seam(p *part, now time.Time) (early bool) {
 			b.Missed = 0
 			p.note()
 		}
+	case b.First == at.next:
+		b.Missed = 0 // what this server did not have, another one gave
 	case b.First > at.next && t.q.Shard == "":
 		gap := b.First - at.next
 		gap -= min(gap, b.Told)
 		if gap <= b.Missed {
+			b.Missed = gap // of the rest another one gave
 			return false
 		}
 		if p.gapSince.IsZero() {

@@ -63,7 +63,7 @@ func TestX03DrainsGoOnWithRecentDir(t *testing.T) {
 	ingest := free.Addr().String()
 	free.Close()
 	start := func() *exec.Cmd {
-		cmd := exec.Command(binary, "-ingest", ingest, "-ingest-udp=", "-v1-udp=", "-grpc=", "-http=", "-ops=", "-budget", fmt.Sprint(16<<20), "-recent-dir", filepath.Join(dir, "recent"), "-drains", drains)
+		cmd := exec.Command(binary, "-ingest", ingest, "-ingest-udp=", "-v1-udp=", "-grpc=", "-egress=", "-http=", "-ops=", "-budget", fmt.Sprint(16<<20), "-recent-dir", filepath.Join(dir, "recent"), "-drains", drains)
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 		cmd.Stderr = os.Stderr
 		if testing.Verbose() {

@@ -30,10 +30,10 @@ other software and runs until Ctrl-C.
 func main() { daemon.Main("loggregator", run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	p := rooms.New("loggregator", about)
+	p := rooms.New("loggregator", about, "127.0.0.1:6060")
 	rings, ingest, readers := rooms.NewRings(p), rooms.NewIngest(p), rooms.NewAccess(p)
-	grpc, people, compat := rooms.NewGRPC(p, readers), rooms.NewPeople(p, readers), rooms.NewCompat(p)
-	receivers := rooms.NewDrains(p, "")
+	grpc, people, compat := rooms.NewGRPC(p, "127.0.0.1:3458", readers), rooms.NewPeople(p, readers), rooms.NewCompat(p)
+	egress, receivers := rooms.NewEgress(p), rooms.NewDrains(p, "")
 	return p.Run(ctx, args, stdout, stderr, func() error {
 		router, err := rings.Open()
 		if err != nil {
@@ -49,6 +49,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 				receivers.Flags.Positions = filepath.Clean(dir) + ".positions"
 			}
 		}
-		return errors.Join(ingest.Open(router), grpc.Open(router, gate, compat), people.Open(gate, compat), receivers.Open(router, router))
+		return errors.Join(ingest.Open(router), grpc.Open(router, gate, compat), people.Open(gate, compat), egress.Open(router), receivers.Open(router, router))
 	})
 }

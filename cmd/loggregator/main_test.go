@@ -64,7 +64,7 @@ func TestProtectedIngest(t *testing.T) {
 	go func() {
 		ended <- run(ctx, []string{
 			"-ingest", ingest, "-ingest-cert", certFile, "-ingest-key", keyFile, "-source-rate", "100000", "-source-burst", "100000",
-			"-ingest-udp=", "-v1-udp=", "-grpc=", "-ops=", "-http", people, "-grace", "5s",
+			"-ingest-udp=", "-v1-udp=", "-grpc=", "-egress=", "-ops=", "-http", people, "-grace", "5s",
 		}, said, io.Discard)
 	}()
 

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cloudfoundry/loggregator"
-	"github.com/cloudfoundry/loggregator/emitter"
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/processtest"
 	"github.com/cloudfoundry/loggregator/transport"
@@ -30,73 +27,11 @@ import (
 func TestMain(m *testing.M) { processtest.Main(m) }
 
 // anywhere are addresses that nobody else has.
-var anywhere = []string{"-ingest", "127.0.0.1:0", "-ingest-udp=", "-v1-udp=", "-grpc=", "-http", "127.0.0.1:0", "-ops", "127.0.0.1:0", "-budget", "16MiB"}
+var anywhere = []string{"-ingest", "127.0.0.1:0", "-ingest-udp=", "-v1-udp=", "-grpc=", "-egress=", "-http", "127.0.0.1:0", "-ops", "127.0.0.1:0", "-budget", "16MiB"}
 
 func start(t *testing.T, o *processtest.Options, flags ...string) *processtest.Process {
 	t.Helper()
 	return processtest.Start(t, o, "loggregator", append(anywhere[:len(anywhere):len(anywhere)], flags...)...)
-}
-
-// sender is a program that logs numbered lines.
-type sender struct {
-	t      *testing.T
-	source string
-	router *loggregator.Router
-	link   *transport.Link
-	emit   *emitter.Emitter
-	sent   int
-}
-
-func newSender(t *testing.T, address, source string, o *transport.LinkOptions) *sender {
-	t.Helper()
-	s := &sender{t: t, source: source, router: loggregator.New(&loggregator.Options{Budget: 32 << 20})}
-	t.Cleanup(func() { s.router.Close() })
-	var err error
-	if s.link, err = transport.NewLink(address, s.router, o); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.link.Close() })
-	s.emit = emitter.New(s.router, envelope.Identity{SourceID: source}, nil)
-	return s
-}
-
-func (s *sender) send(n int) {
-	for range n {
-		s.emit.Log(envelope.Out, "line "+strconv.Itoa(s.sent))
-		s.sent++
-	}
-}
-
-// flush waits until all is acknowledged.
-func (s *sender) flush() {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), processtest.Limit)
-	defer cancel()
-	if err := s.link.Flush(ctx); err != nil {
-		s.t.Fatalf("%v: %+v", err, s.link.Stats())
-	}
-}
-
-// tally counts the numbered lines of a reader, which must come in order.
-type tally struct {
-	next, seen, missed int
-	wrong              string
-}
-
-func (c *tally) add(b envelope.Batch) {
-	c.missed += int(b.Missed)
-	for e := range b.All() {
-		if n, _, ok := e.Missed(); ok {
-			c.missed += int(n)
-			continue
-		}
-		n, err := strconv.Atoi(strings.TrimPrefix(string(e.Payload()), "line "))
-		if err != nil || n < c.next {
-			c.wrong = fmt.Sprintf("%q where line %d or a later one should be", e.Payload(), c.next)
-		}
-		c.next = n + 1
-		c.seen++
-	}
 }
 
 // TestReload: SIGHUP says what has changed, and changes what can be.
@@ -162,11 +97,11 @@ func stuck(t *testing.T, grace string) *processtest.Process {
 		t.Fatal(err)
 	}
 	p := start(t, nil, "-drains", drains, "-grace", grace)
-	s := newSender(t, "tcp://"+p.Address("tcp"), "shop", nil)
+	s := processtest.NewSender(t, "tcp://"+p.Address("tcp"), "shop", nil)
 	for range 80_000 { // more than sockets hold
-		s.emit.Log(envelope.Out, "line of a hundred bytes, so that what the sockets' buffers hold is not enough for all of it, ever ....")
+		s.Emit.Log(envelope.Out, "line of a hundred bytes, so that what the sockets' buffers hold is not enough for all of it, ever ....")
 	}
-	s.flush()
+	s.Flush()
 	return p
 }
 
@@ -252,10 +187,10 @@ func TestRestartUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
-	var read tally
-	s := newSender(t, "tcp://"+ingest, "shop", nil)
-	s.send(1)
-	s.flush()
+	var read processtest.Tally
+	s := processtest.NewSender(t, "tcp://"+ingest, "shop", nil)
+	s.Send(1)
+	s.Flush()
 	running.Go(func() {
 		for b, err := range client.Batches(ctx, envelope.Query{Select: []envelope.Selector{{SourceID: "shop"}}, History: true, Follow: true}) {
 			if err != nil {
@@ -265,7 +200,7 @@ func TestRestartUnderLoad(t *testing.T) {
 				return
 			}
 			mu.Lock()
-			read.add(b)
+			read.Add(b)
 			mu.Unlock()
 		}
 	})
@@ -277,14 +212,14 @@ func TestRestartUnderLoad(t *testing.T) {
 			case <-stopSending:
 				return
 			default:
-				s.send(20)
+				s.Send(20)
 				time.Sleep(time.Millisecond)
 			}
 		}
 	})
 	for range 3 {
-		acked := s.link.Stats().Acked
-		processtest.Until(t, "progress", func() bool { return s.link.Stats().Acked > acked+1000 })
+		acked := s.Link.Stats().Acked
+		processtest.Until(t, "progress", func() bool { return s.Link.Stats().Acked > acked+1000 })
 		p.Signal(syscall.SIGTERM)
 		if code := p.Wait(); code != 0 {
 			t.Fatalf("status %d", code)
@@ -295,24 +230,24 @@ func TestRestartUnderLoad(t *testing.T) {
 	}
 	close(stopSending)
 	sending.Wait()
-	s.flush()
+	s.Flush()
 	processtest.Until(t, "all that was sent", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return read.seen+read.missed >= s.sent
+		return read.Seen+read.Missed >= s.Sent()
 	})
 	mu.Lock()
 	defer mu.Unlock()
-	if read.seen+read.missed != s.sent || read.wrong != "" {
-		t.Errorf("%d lines sent, %d read, %d told as missing; %s", s.sent, read.seen, read.missed, read.wrong)
+	if read.Seen+read.Missed != s.Sent() || read.Wrong != "" {
+		t.Errorf("%d lines sent, %d read, %d told as missing; %s", s.Sent(), read.Seen, read.Missed, read.Wrong)
 	}
 	if n := refused.Load(); n > 0 || dials.Load() < 20 {
 		t.Errorf("of %d connections %d were refused", dials.Load(), n)
 	}
-	if st := s.link.Stats(); st.Missed != 0 || st.Acked != uint64(s.sent) {
-		t.Errorf("the agent: %+v of %d", st, s.sent)
+	if st := s.Link.Stats(); st.Missed != 0 || st.Acked != uint64(s.Sent()) {
+		t.Errorf("the agent: %+v of %d", st, s.Sent())
 	}
-	t.Logf("%d lines, %d told as missing; %d connections, none refused", s.sent, read.missed, dials.Load())
+	t.Logf("%d lines, %d told as missing; %d connections, none refused", s.Sent(), read.Missed, dials.Load())
 }
 
 // TestPassedSockets: what is passed and cannot be used is an error at the start.
@@ -353,7 +288,7 @@ func TestRotation(t *testing.T) {
 		}
 		return c
 	}
-	s := newSender(t, "tls://"+p.Address("tls"), "shop", &transport.LinkOptions{CurrentTLS: current(agentCert, agentKey)})
+	s := processtest.NewSender(t, "tls://"+p.Address("tls"), "shop", &transport.LinkOptions{CurrentTLS: current(agentCert, agentKey)})
 	serial := func() string { // of the certificate that a newcomer sees
 		conn, err := tls.Dial("tcp", p.Address("tls"), current(agentCert, agentKey)())
 		if err != nil {
@@ -367,23 +302,23 @@ func TestRotation(t *testing.T) {
 	}
 	for range 3 {
 		was := serial()
-		s.send(500)
+		s.Send(500)
 		ca.Issue("server")
 		ca.Issue("agent")
-		s.send(500)
+		s.Send(500)
 		processtest.Until(t, "a new certificate", func() bool { return serial() != was })
-		s.send(500)
-		s.flush()
+		s.Send(500)
+		s.Flush()
 	}
-	if st := s.link.Stats(); st.Reconnects != 0 || st.Missed != 0 || st.Acked != 4500 {
+	if st := s.Link.Stats(); st.Reconnects != 0 || st.Missed != 0 || st.Acked != 4500 {
 		t.Errorf("%+v", st)
 	}
 	if n := p.Metric(`loggregator_records_in_total{outcome="accepted"}`); n != 4500 {
 		t.Errorf("%v records", n)
 	}
 
-	stranger := newSender(t, "tls://"+p.Address("tls"), "x", &transport.LinkOptions{CurrentTLS: current(strangerCert, strangerKey)})
-	stranger.send(1)
+	stranger := processtest.NewSender(t, "tls://"+p.Address("tls"), "x", &transport.LinkOptions{CurrentTLS: current(strangerCert, strangerKey)})
+	stranger.Send(1)
 	processtest.Until(t, "a stranger turned away", func() bool { return p.Metric(`loggregator_ingest_refused_total{reason="handshake"}`) >= 1 })
 	old := current(agentCert, agentKey)()
 	old.MaxVersion = tls.VersionTLS12

@@ -2,7 +2,7 @@
 // comes in, the rings, what goes out, people, drains. A command is a Process, the
 // parts it has, and who is handed to whom:
 //
-//	p := rooms.New("loggregator-server", about)
+//	p := rooms.New("loggregator-server", about, "127.0.0.1:6060")
 //	rings, ingest := rooms.NewRings(p), rooms.NewIngest(p)
 //	return p.Run(ctx, args, stdout, stderr, func() error {
 //		router, err := rings.Open()

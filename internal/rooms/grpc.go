@@ -21,10 +21,11 @@ type GRPC struct {
 	server *grpcv2.Server
 }
 
-// NewGRPC adds the flags of the port. a, if not nil, says who may read there.
-func NewGRPC(p *Process, a *Access) *GRPC {
+// NewGRPC adds the flags of the port, which is addr by default. a, if not nil, says
+// who may read there.
+func NewGRPC(p *Process, addr string, a *Access) *GRPC {
 	g := &GRPC{p: p}
-	g.door = p.door("grpc", "127.0.0.1:3458", "of the v2 API over gRPC: senders, readers, Log Cache")
+	g.door = p.door("grpc", addr, "of the v2 API over gRPC: senders, readers, Log Cache")
 	g.door.foreign = true
 	if a != nil {
 		g.door.strict, g.door.guarded = true, a.restricted

@@ -64,6 +64,7 @@ const (
 	phaseDrains
 	phaseRings
 	phaseOut
+	phaseLast // what the others read from
 )
 
 // ending is how a part ends.
@@ -75,8 +76,9 @@ type ending struct {
 }
 
 // New makes a Process with the flags that every daemon has. about begins the text
-// of -help.
-func New(name, about string) *Process {
+// of -help; ops is the default of -ops, which is another one for each daemon, so
+// that all can run on one machine.
+func New(name, about, ops string) *Process {
 	p := &Process{
 		name:  name,
 		Flags: flag.NewFlagSet(name, flag.ContinueOnError),
@@ -89,7 +91,7 @@ func New(name, about string) *Process {
   `+name+` config check        say what is wrong with flags, environment and -config, and end
   `+name+` config show         the same, and print what is in effect, without secrets
 `)
-	p.operators = p.door("ops", "127.0.0.1:6060", "for operators: /metrics /healthz /readyz /debug/pprof")
+	p.operators = p.door("ops", ops, "for operators: /metrics /healthz /readyz /debug/pprof")
 	p.operators.strict = true
 	fs.DurationVar(&p.grace, "grace", 10*time.Second, "how long a stop waits for readers and drains to finish")
 	fs.BoolVar(&p.insecure, "insecure", false, "allow unprotected addresses that other machines can reach")
@@ -124,7 +126,7 @@ func (p *Process) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 		return nil
 	}
 	reload := daemon.Reloads(ctx)
-	p.Log.Info("configuration, where it is not the default", daemon.Given(p.Flags)...)
+	p.Log.Info("starting, with what is not the default", daemon.Given(p.Flags)...)
 	err := open()
 	if err == nil {
 		err = daemon.Unclaimed()
@@ -220,12 +222,14 @@ func (p *Process) configure(args []string, stderr io.Writer) error {
 
 // everyFlag names the flags of all daemons, which may share a config file.
 func everyFlag() (names []string) {
-	p := New("all", "")
+	p := New("all", "", "")
 	NewRings(p)
 	NewIngest(p)
 	a := NewAccess(p)
-	NewGRPC(p, a)
+	NewGRPC(p, "", a)
 	NewPeople(p, a)
+	NewEgress(p)
+	NewRemote(p)
 	NewDrains(p, "")
 	p.Flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	return names

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +29,8 @@ type Rings struct {
 	maxAge         time.Duration
 
 	router *loggregator.Router
-	heap   int64 // bytes for everything but the rings
+	last   uint64 // records held at the end
+	heap   int64  // bytes for everything but the rings
 }
 
 // NewRings adds the flags of the rings.
@@ -80,7 +82,10 @@ func (r *Rings) Open() (*loggregator.Router, error) {
 		debug.SetMemoryLimit(r.heap)
 	}
 	p := r.p
-	p.onStop(phaseRings, "rings", r.router.Shutdown, nil)
+	p.onStop(phaseRings, "rings", func(ctx context.Context) error {
+		r.last = r.router.Stats().Held
+		return r.router.Shutdown(ctx)
+	}, nil)
 	p.onPulse("rings", func() { r.router.Stats() })
 	p.figures = append(p.figures, r.figures)
 	p.reports = append(p.reports, r.report)
@@ -104,11 +109,11 @@ func (r *Rings) report(out io.Writer) {
 	fmt.Fprintf(out, "Stopped. Took in %d records, refused %d, was told of %d lost on the way; readers got %d and were told of %d missed.\n",
 		s.Accepted, s.Malformed+s.TooLarge+s.BadSourceID+s.MixedSource+s.NoRoom, s.Lost, s.Delivered, s.Missed)
 	switch {
-	case s.Held == 0:
+	case r.last == 0:
 	case r.dir != "":
-		fmt.Fprintf(out, "The rings' %d records are kept in %s.\n", s.Held, r.dir)
+		fmt.Fprintf(out, "The rings' %d records are kept in %s.\n", r.last, r.dir)
 	default:
-		fmt.Fprintf(out, "The rings' %d records are gone with the process; -recent-dir would keep them.\n", s.Held)
+		fmt.Fprintf(out, "The rings' %d records are gone with the process; -recent-dir would keep them.\n", r.last)
 	}
 }
 

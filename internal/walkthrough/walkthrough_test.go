@@ -144,7 +144,7 @@ func until(t testing.TB, limit time.Duration, what string, ok func() bool) {
 
 func (w *world) serve() {
 	w.t.Helper()
-	args := []string{"-ingest", w.ingest, "-ingest-udp", w.ingest, "-v1-udp", w.v1, "-grpc=", "-http", w.people, "-ops", w.ops}
+	args := []string{"-ingest", w.ingest, "-ingest-udp", w.ingest, "-v1-udp", w.v1, "-grpc=", "-egress=", "-http", w.people, "-ops", w.ops}
 	if w.drains != "" {
 		args = append(args, "-drains", w.drains)
 	}
