@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -40,7 +42,9 @@ type gather struct {
 	mu     sync.Mutex
 	room   sync.Cond // there is less than limit
 	empty  sync.Cond // nothing is held, and nobody is giving
-	memory []byte    // limit bytes, in a circle, while there is something to give
+	asides asides    // what was not copied
+	moved  int64     // bytes of that, ever
+	memory []byte    // limit bytes, in a circle, while there is something to give: what was
 	end    int       // in the circle: where the next byte goes
 	held   int       // bytes before that
 	pieces []gathered
@@ -50,10 +54,12 @@ type gather struct {
 }
 
 // gathered is text of one stream, of one moment. It lies in the circle, in one
-// piece.
+// piece, or is what comes next out of a pipe.
 type gathered struct {
 	of   *gatherLog
 	text []byte
+	from *aside
+	size int
 	at   time.Time
 }
 
@@ -81,14 +87,14 @@ func (l *gatherLog) Write(text []byte) (int, error) {
 	if !g.giving && (n < much || g.flood) {
 		return l.log.WriteTime(text, now.UnixNano())
 	}
-	if !g.giving {
-		g.memory, g.end = takeMemory(g.limit), 0
-		g.giving = true
-		go g.give()
-	}
 	for len(text) > 0 {
 		for g.held == g.limit {
 			g.room.Wait()
+		}
+		if !g.giving { // not yet, or no more after the wait
+			g.memory, g.end = takeMemory(g.limit), 0
+			g.giving = true
+			go g.give()
 		}
 		text = text[g.add(l, text, now):]
 	}
@@ -105,17 +111,19 @@ func (g *gather) add(of *gatherLog, text []byte, now time.Time) int {
 	g.end += len(to)
 	g.held += len(to)
 	if k := len(g.pieces) - 1; k >= 0 && g.end > len(to) {
-		if c := &g.pieces[k]; c.of == of && len(c.text)+len(to) <= piece && now.Sub(c.at) < look {
-			c.text = c.text[:len(c.text)+len(to)] // they lie next to each other
+		if c := &g.pieces[k]; c.of == of && c.from == nil && c.size+len(to) <= piece && now.Sub(c.at) < look {
+			c.size += len(to)
+			c.text = c.text[:c.size] // they lie next to each other
 			return len(to)
 		}
 	}
-	g.pieces = append(g.pieces, gathered{of, to, now})
+	g.pieces = append(g.pieces, gathered{of: of, text: to, size: len(to), at: now})
 	return len(to)
 }
 
 // give gives to the logs until there is nothing left.
 func (g *gather) give() {
+	var buf []byte
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for g.held > 0 {
@@ -128,11 +136,20 @@ func (g *gather) give() {
 		c := g.pieces[0]
 		g.pieces = g.pieces[1:]
 		g.mu.Unlock()
-		c.of.log.WriteTime(c.text, c.at.UnixNano())
+		if c.from == nil {
+			c.of.log.WriteTime(c.text, c.at.UnixNano())
+		} else {
+			if buf == nil {
+				buf = make([]byte, piece)
+			}
+			c.read(buf)
+		}
 		g.mu.Lock()
-		g.held -= len(c.text)
+		g.held -= c.size
+		g.asides.took(&c)
 		g.room.Broadcast()
 	}
+	g.asides.close()
 	giveMemory(g.memory)
 	g.memory, g.pieces, g.giving = nil, nil, false
 	g.empty.Broadcast()
@@ -158,4 +175,82 @@ func (l *gatherLog) Close() error {
 	}
 	g.mu.Unlock()
 	return l.log.Close()
+}
+
+// errCopy means that text is to be read and copied.
+var errCopy = errors.New("read it")
+
+// asides are the pipes of a gather. Its lock is held.
+type asides struct {
+	open  *aside   // the one to put into
+	empty []*aside // others that can be
+	made  int
+}
+
+// get returns one to put into, nil if there is none.
+func (s *asides) get() *aside {
+	if n := len(s.empty); s.open == nil && n > 0 {
+		s.open, s.empty = s.empty[n-1], s.empty[:n-1]
+	}
+	if s.open == nil && s.made < maxAside {
+		a, err := newAside()
+		if err != nil {
+			s.made = maxAside // until it is all given
+			return nil
+		}
+		s.open = a
+		s.made++
+	}
+	return s.open
+}
+
+// took notes that a piece was given.
+func (s *asides) took(c *gathered) {
+	if c.from == nil {
+		return
+	}
+	if c.from.left -= c.size; c.from.left == 0 && c.from != s.open {
+		s.empty = append(s.empty, c.from)
+	}
+}
+
+// close closes all of them. They are empty.
+func (s *asides) close() {
+	if s.open != nil {
+		s.open.close()
+	}
+	for _, a := range s.empty {
+		a.close()
+	}
+	*s = asides{}
+}
+
+// mayTake reports whether text is being gathered.
+func (g *gather) mayTake() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.giving
+}
+
+// putAside notes that n bytes are in a now. The lock is held.
+func (g *gather) putAside(l *gatherLog, a *aside, n int) {
+	now := time.Now()
+	g.flood = g.flood && now.Sub(g.last) < pause
+	g.last = now
+	g.held += n
+	g.moved += int64(n)
+	a.left += n
+	g.pieces = append(g.pieces, gathered{of: l, from: a, size: n, at: now})
+}
+
+// read gives a piece that was put aside.
+func (c *gathered) read(buf []byte) {
+	for left := c.size; left > 0; {
+		n, err := c.from.read(buf[:min(left, len(buf))])
+		if err != nil {
+			panic(fmt.Sprintf("a pipe of this process gave %d bytes less than it took: %v", left, err))
+		}
+		c.of.log.WriteTime(buf[:n], c.at.UnixNano())
+		left -= n
+	}
 }

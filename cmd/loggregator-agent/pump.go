@@ -41,8 +41,11 @@ func (p *pump) run() {
 	defer close(p.done)
 	buf := make([]byte, readSize)
 	for {
+		if p.take() {
+			continue
+		}
 		n, err := p.in.Read(buf)
-		p.read(n)
+		p.read(n, n < readSize)
 		if n > 0 {
 			p.log.Write(buf[:n])
 			p.pass(buf[:n])
@@ -55,6 +58,25 @@ func (p *pump) run() {
 			return
 		}
 	}
+}
+
+// taker is a log that may take what there is by itself.
+type taker interface {
+	Take(in io.Reader) (n int, all bool, err error)
+}
+
+func (p *pump) take() bool {
+	log, ok := p.log.(taker)
+	if !ok || p.out != nil {
+		return false
+	}
+	n, all, err := log.Take(p.in)
+	if err != nil {
+		return false
+	}
+	p.read(n, all)
+	p.idle()
+	return true
 }
 
 func (p *pump) pass(b []byte) {
@@ -74,12 +96,13 @@ func (p *pump) pass(b []byte) {
 	}
 }
 
-func (p *pump) read(n int) {
+// read notes that n bytes were, and whether that was all there was.
+func (p *pump) read(n int, all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.busy = true
 	p.amount += n
-	p.emptied = p.emptied || n < readSize || p.amount >= maxPipe
+	p.emptied = p.emptied || all || p.amount >= maxPipe
 }
 
 func (p *pump) idle() {
