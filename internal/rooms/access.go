@@ -3,6 +3,7 @@ package rooms
 import (
 	"errors"
 
+	"github.com/cloudfoundry/loggregator/internal/authorizers"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport/access"
@@ -12,6 +13,7 @@ import (
 type Access struct {
 	p *Process
 
+	who                 authorizers.Flags
 	maxReaders, perUser int
 	rate                int64
 
@@ -22,11 +24,12 @@ type Access struct {
 func NewAccess(p *Process) *Access {
 	a := &Access{p: p}
 	fs := p.Flags
+	a.who.Register(fs)
 	fs.IntVar(&a.maxReaders, "max-readers", access.DefaultMaxReaders, "how `many` tails, dumps and streams are served at a time, over all APIs")
 	fs.IntVar(&a.perUser, "max-readers-per-user", access.DefaultMaxPerUser, "how `many` of them one user may have, where users are told apart; negative: any number")
 	daemon.SizeVar(fs, &a.rate, "reader-rate", access.DefaultBytesPerSecond, "`bytes` in a second that one reader gets at most; who falls behind is told what it missed")
 	p.checks = append(p.checks, func() error {
-		var errs []error
+		errs := []error{a.who.Check()}
 		if a.maxReaders <= 0 {
 			errs = append(errs, errors.New("-max-readers: must be more than 0"))
 		}
@@ -39,12 +42,17 @@ func NewAccess(p *Process) *Access {
 }
 
 // restricted reports whether the flags say who may read.
-func (a *Access) restricted() bool { return false }
+func (a *Access) restricted() bool { return a.who.Named() }
 
 // Open makes the gate before src.
 func (a *Access) Open(src access.Source) (*access.Gate, error) {
 	p := a.p
-	a.gate = access.NewGate(src, nil, &access.Options{
+	who, err := a.who.Open(p.Log)
+	if err != nil {
+		return nil, err
+	}
+	a.gate = access.NewGate(src, who, &access.Options{
+		Audit:      a.who.Audit(p.Log),
 		MaxReaders: a.maxReaders, MaxPerUser: a.perUser, BytesPerSecond: a.rate, Logger: p.Log,
 	})
 	p.onPulse("access", func() { a.gate.Stats() })
