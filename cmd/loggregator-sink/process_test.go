@@ -189,6 +189,7 @@ func TestProtected(t *testing.T) {
 	s := processtest.NewSender(t, "tcp://"+server.Address("tcp"), "shop", nil)
 	s.Send(100)
 	s.Flush()
+	processtest.EveryAPI(t, sink.Address("http"), "shop", "line 99")
 	reader := newTail(t, sink, "shop")
 	reader.wants(t, 100)
 	serial := func() string { // of the certificate that a newcomer sees

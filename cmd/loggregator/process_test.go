@@ -370,6 +370,27 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// TestEveryAPI: what is sent can be read by all of them.
+func TestEveryAPI(t *testing.T) {
+	p := start(t, nil)
+	s := processtest.NewSender(t, "tcp://"+p.Address("tcp"), "shop", nil)
+	s.Send(10)
+	s.Flush()
+	processtest.EveryAPI(t, p.Address("http"), "shop", "line 9")
+	for figure, want := range map[string]float64{
+		`loggregator_records_in_total{outcome="accepted"}`:                              10,
+		`loggregator_records_held`:                                                      10,
+		`loggregator_top_source_records_total{app="",org="",source_id="shop",space=""}`: 10,
+	} {
+		if n := p.Metric(figure); n != want {
+			t.Errorf("%s is %v, not %v", figure, n, want)
+		}
+	}
+	if age := p.Metric("loggregator_oldest_record_age_seconds"); age <= 0 || age > processtest.Limit.Seconds() {
+		t.Errorf("the oldest record is %v s old", age)
+	}
+}
+
 // TestMaxClients: one connection too many is told why.
 func TestMaxClients(t *testing.T) {
 	p := start(t, nil, "-max-clients", "2")

@@ -11,6 +11,7 @@ import (
 	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/logcache"
 	"github.com/cloudfoundry/loggregator/transport/rlpgateway"
+	"github.com/cloudfoundry/loggregator/transport/v1api"
 )
 
 // Compat is the APIs of Cloud Foundry's components, for the clients that there
@@ -19,10 +20,17 @@ type Compat struct {
 	p     *Process
 	cache *logcache.Server
 	rlp   *rlpgateway.Handler
+	v1    *v1api.Handler
+
+	cookieDomain string
 }
 
-// NewCompat makes the APIs of a process; there is nothing to tell them.
-func NewCompat(p *Process) *Compat { return &Compat{p: p} }
+// NewCompat adds the flags of these APIs.
+func NewCompat(p *Process) *Compat {
+	c := &Compat{p: p}
+	p.Flags.StringVar(&c.cookieDomain, "v1-cookie-domain", "", "`domain` of the cookies that /set-cookie of the v1 API sets; empty: there is no such page")
+	return c
+}
 
 // Open serves what the gate lets read. Sources are listed by lister, if there is
 // one.
@@ -30,8 +38,11 @@ func (c *Compat) Open(gate *access.Gate, lister logcache.Lister, certificates fu
 	p := c.p
 	c.cache = logcache.New(gate, &logcache.Options{Sources: lister, Certificates: certificates, Logger: p.Log})
 	c.rlp = rlpgateway.New(gate, &rlpgateway.Options{Logger: p.Log})
+	// Where nobody says who may read, there is no Cloud Foundry, and applications
+	// have other ids than its.
+	c.v1 = v1api.New(gate, &v1api.Options{AnyID: !gate.Restricted(), CookieDomain: c.cookieDomain, Logger: p.Log})
 	p.onStop(phaseOut, "compatible APIs", func(ctx context.Context) error {
-		return errors.Join(c.cache.Shutdown(ctx), c.rlp.Shutdown(ctx))
+		return errors.Join(c.cache.Shutdown(ctx), c.rlp.Shutdown(ctx), c.v1.Shutdown(ctx))
 	}, nil)
 	p.figures = append(p.figures, c.figures)
 }
@@ -43,6 +54,8 @@ func (c *Compat) handler(path string) http.Handler {
 		return c.cache
 	case path == "/v2/read":
 		return c.rlp
+	case strings.HasPrefix(path, "/apps/"), strings.HasPrefix(path, "/firehose/"), path == "/set-cookie":
+		return c.v1
 	}
 	return nil
 }
@@ -73,4 +86,14 @@ func (c *Compat) figures(add func(ops.Metric)) {
 	figure("rlp_bytes_total", "Bytes of these records.", float64(r.Bytes))
 	figure("rlp_missed_total", "Records that readers missed.", float64(r.Missed))
 	figure("rlp_untold_total", "Of those, told by a comment alone.", float64(r.Untold))
+	v := c.v1.Stats()
+	figure("v1_readers", "Streams and dumps of the v1 API.", float64(v.Readers))
+	figure("v1_stalled_total", "Readers cut off because they took nothing.", float64(v.Stalled))
+	figure("v1_silent_total", "Readers cut off because they did not answer a ping.", float64(v.Silent))
+	figure("v1_records_total", "Records read for these readers.", float64(v.Records))
+	figure("v1_skipped_total", "Of those, not sent, because v1 has no form for them.", float64(v.Skipped))
+	figure("v1_bytes_total", "Bytes of these records.", float64(v.Bytes))
+	figure("v1_envelopes_total", "v1 envelopes made of them.", float64(v.Envelopes))
+	figure("v1_missed_total", "Records that readers missed.", float64(v.Missed))
+	figure("v1_untold_total", "Of those, not told to the reader.", float64(v.Untold))
 }

@@ -228,6 +228,7 @@ func everyFlag() (names []string) {
 	a := NewAccess(p)
 	NewGRPC(p, "", a)
 	NewPeople(p, a)
+	NewCompat(p)
 	NewEgress(p)
 	NewRemote(p)
 	NewDrains(p, "")
