@@ -73,6 +73,7 @@ func (a *Access) figures(add func(ops.Metric)) {
 	} {
 		figure("access_refused_total", "Readers turned away, by reason.", float64(n), "reason", reason)
 	}
+	figure("access_foreign_total", "Requests refused because a web page from elsewhere made them.", float64(s.Foreign))
 	figure("access_expired_total", "Readers ended because their tokens did.", float64(s.Expired))
 	figure("access_held_back_total", "Pauses that -reader-rate made.", float64(s.HeldBack))
 }

@@ -15,7 +15,6 @@ import (
 type People struct {
 	p *Process
 
-	access     *Access
 	http       *door
 	maxClients int
 
@@ -25,7 +24,7 @@ type People struct {
 
 // NewPeople adds the flags of the port at which people read; a says who may.
 func NewPeople(p *Process, a *Access) *People {
-	h := &People{p: p, access: a}
+	h := &People{p: p}
 	h.http = p.door("http", "127.0.0.1:8080", "at which people read")
 	h.http.strict, h.http.foreign, h.http.guarded = true, true, a.restricted
 	p.Flags.IntVar(&h.maxClients, "max-clients", 20_000, "how `many` connections -http takes at a time")
@@ -45,10 +44,14 @@ func (h *People) Open(gate *access.Gate, compat *Compat) error {
 	if err != nil || ln == nil {
 		return err
 	}
-	h.handler = httpapi.New(gate, &httpapi.Options{Logger: p.Log, Origins: h.access.who.Origins(), Hosts: h.access.who.Hosts()})
+	h.handler = httpapi.New(gate, &httpapi.Options{Logger: p.Log})
 	h.conns = limitConns(ln, h.maxClients, config == nil)
 	server := daemon.HTTPServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if other := compat.handler(r.URL.Path); other != nil {
+			if sentence := gate.Elsewhere(r); sentence != "" {
+				http.Error(w, sentence, http.StatusForbidden)
+				return
+			}
 			other.ServeHTTP(w, r)
 			return
 		}

@@ -54,6 +54,18 @@ type Options struct {
 	// negative: any number.
 	BytesPerSecond int64
 
+	// Origins are hosts whose web pages may open WebSockets here, with patterns as
+	// path.Match has them, as "*.example.com". A browser lets any page open one
+	// anywhere, so that without this a page from elsewhere could read what its
+	// visitor may. Default the host of the request only.
+	Origins []string
+
+	// Hosts are names by which clients may ask for this server where nobody needs
+	// a token and it listens on loopback. There a name is how a web page from
+	// elsewhere gets at it: its own, resolved to 127.0.0.1 when the page is there.
+	// Default localhost and addresses.
+	Hosts []string
+
 	// Audit gets a line for every decision: who asked for what, from where, and
 	// what came of it. Default none.
 	Audit *slog.Logger
@@ -98,7 +110,7 @@ type Gate struct {
 	users   map[string]use
 	toldAt  time.Time // when Logger was told last
 
-	admitted, badToken, denied, busy, userBusy, unavailable, expired, heldBack atomic.Uint64
+	admitted, badToken, denied, busy, userBusy, unavailable, foreign, expired, heldBack atomic.Uint64
 }
 
 // use is what a user has of the Gate.
@@ -125,6 +137,7 @@ type Stats struct {
 	UserBusy    uint64 // refused: MaxPerUser, MaxSelectors
 	Unavailable uint64 // refused: it could not be found out what they may read
 
+	Foreign  uint64 // requests refused because they came from web pages from elsewhere
 	Expired  uint64 // sequences ended in mid-stream because their token did
 	HeldBack uint64 // pauses that BytesPerSecond made
 }
@@ -138,7 +151,7 @@ func (g *Gate) Stats() Stats {
 		Readers: readers, Users: users,
 		Admitted: g.admitted.Load(), BadToken: g.badToken.Load(), Denied: g.denied.Load(),
 		Busy: g.busy.Load(), UserBusy: g.userBusy.Load(), Unavailable: g.unavailable.Load(),
-		Expired: g.expired.Load(), HeldBack: g.heldBack.Load(),
+		Foreign: g.foreign.Load(), Expired: g.expired.Load(), HeldBack: g.heldBack.Load(),
 	}
 }
 

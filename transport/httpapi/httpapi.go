@@ -72,18 +72,6 @@ const MaxURL = 256 << 10
 
 // Options of a Handler. The zero value is useful.
 type Options struct {
-	// Origins are hosts whose web pages may open WebSockets here, with patterns as
-	// path.Match has them, as "*.example.com". A browser lets any page open one
-	// anywhere, so that without this a page from elsewhere could read what its
-	// visitor may. Default the host of the request only.
-	Origins []string
-
-	// Hosts are names by which clients may ask for this server where nobody needs
-	// a token and it listens on loopback. There a name is how a web page from
-	// elsewhere gets at it: its own, resolved to 127.0.0.1 when the page is there.
-	// Default localhost and addresses.
-	Hosts []string
-
 	// WriteTimeout is how long a reader may take nothing before it is cut off.
 	// Default one minute.
 	WriteTimeout time.Duration
@@ -131,7 +119,7 @@ type Handler struct {
 	readers map[*reader]struct{}
 	running sync.WaitGroup // one for each of readers
 
-	stalled, flooded, foreign, batches, records, bytes, missed atomic.Uint64
+	stalled, flooded, batches, records, bytes, missed atomic.Uint64
 }
 
 // reader is one tail or dump.
@@ -150,7 +138,6 @@ func New(gate *access.Gate, o *Options) *Handler {
 // Stats counts what a Handler did.
 type Stats struct {
 	Readers int    // tails and dumps served now
-	Foreign uint64 // requests refused because they came from web pages from elsewhere
 	Flooded uint64 // readers cut off because they sent too much on their WebSockets
 	Stalled uint64 // readers cut off because they took nothing for WriteTimeout
 	Batches uint64 // batches read for all readers together
@@ -166,7 +153,6 @@ func (h *Handler) Stats() Stats {
 	h.mu.Unlock()
 	return Stats{
 		Readers: n,
-		Foreign: h.foreign.Load(),
 		Flooded: h.flooded.Load(),
 		Stalled: h.stalled.Load(),
 		Batches: h.batches.Load(),

@@ -32,8 +32,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotFound, noPage)
 		return
 	}
-	if sentence := h.fromElsewhere(r); sentence != "" {
-		h.foreign.Add(1)
+	if sentence := h.gate.Elsewhere(r); sentence != "" {
 		refuse(http.StatusForbidden, "%s", sentence)
 		return
 	}
