@@ -124,6 +124,8 @@ func (p *part) query() envelope.Query {
 	q.Where = nil
 	q.Cursor = p.t.cursor()
 	switch {
+	case p.begun && !q.Until.IsZero():
+		q.Last, q.First = 0, 0
 	case p.begun:
 		q.Last, q.Since, q.History = 0, time.Time{}, false
 	case !q.Follow, p.opens == 0 && !p.late, q.Last > 0 && p.t.holding:

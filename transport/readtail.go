@@ -140,7 +140,9 @@ func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) 
 		return err
 	}
 	several := len(t.parts) > 1
-	t.holding = several && t.q.Last > 0 && len(t.rings) == 0 && len(t.streams) == 0
+	// Of a query by time each server gives its Last, of which the reader takes those
+	// it needs: what is left out here could be some of one timestamp.
+	t.holding = several && t.q.Last > 0 && t.q.Until.IsZero() && len(t.rings) == 0 && len(t.streams) == 0
 	t.merging = several && (t.q.ByTime || t.holding)
 	for {
 		now := time.Now()

@@ -573,6 +573,16 @@ func TestBusyAndUnavailable(t *testing.T) {
 	}
 }
 
+// TestUnavailable: a source that fails is 503 with code 14, not an empty answer.
+func TestUnavailable(t *testing.T) {
+	c := newCache(t, nil, nil)
+	c.log("a", 1)
+	c.router.Close()
+	if status, body := c.get("/api/v1/read/a"); status != 503 || !strings.HasPrefix(body, `{"code":14,`) {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
 func TestMetaOfSeveralRings(t *testing.T) {
 	c := newCache(t, nil, &Options{Sources: lister{
 		{SourceID: "a", Ring: 1, Held: 2, Gone: 3, Oldest: 10, Newest: 20},

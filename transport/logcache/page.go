@@ -133,6 +133,14 @@ func (p *page) read(ctx context.Context, pass *access.Pass, r *request, start, e
 				break
 			}
 			route, _ := e.Route()
+			if at := route.Timestamp; at < start || at >= end {
+				// What the link to a server says of itself, which is of now. Whoever
+				// turns pages forwards would go on behind it, and lose the rest.
+				if at < start || limit == 1 || !r.descending || !r.wantsLogs() {
+					rest = tail
+					continue
+				}
+			}
 			if x.count == 0 {
 				x.oldest, x.newest = route.Timestamp, route.Timestamp
 			}

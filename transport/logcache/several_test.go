@@ -1,0 +1,100 @@
+package logcache
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloudfoundry/loggregator"
+	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport"
+	"github.com/cloudfoundry/loggregator/transport/access"
+)
+
+// TestSeveralServers: a source whose records are on two servers is read as one, in
+// both directions, and timestamps that are on both are not split.
+func TestSeveralServers(t *testing.T) {
+	var routers []*loggregator.Router
+	var servers []*transport.Egress
+	var addresses []string
+	for range 2 {
+		r := loggregator.New(nil)
+		defer r.Close()
+		e := transport.NewEgress(r, nil)
+		defer e.Close()
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go e.Serve(ln)
+		routers, servers, addresses = append(routers, r), append(servers, e), append(addresses, "tcp://"+ln.Addr().String())
+	}
+	reader, err := transport.NewReader(strings.Join(addresses, ","), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	s := New(access.NewGate(reader, nil, nil), &Options{Sources: reader})
+	defer s.Close()
+	c := &cache{t: t, Server: s}
+	const n = 2000
+	for i := range n {
+		at := int64(1 + i/4)
+		if i%50 == 0 && at > 20 {
+			at -= 20 // late
+		}
+		b := envelope.Batch{Records: logLine("a", at, fmt.Sprint(i)), Count: 1}
+		if err := routers[i*7/3%2].WriteBatch(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, limit := range []int{3, 100} {
+		for _, descending := range []bool{false, true} {
+			seen := map[string]bool{}
+			start, end, pages := int64(0), int64(1000), 0
+			for {
+				page := c.read("a", fmt.Sprintf("limit=%d&descending=%v&start_time=%d&end_time=%d", limit, descending, start, end))
+				if len(page) == 0 {
+					break
+				}
+				pages++
+				var at int64
+				for _, text := range page {
+					if seen[text] {
+						t.Fatalf("limit %d, descending %v: %s again", limit, descending, text)
+					}
+					seen[text] = true
+					fmt.Sscan(text, &at)
+				}
+				if start = at + 1; descending {
+					start, end = 0, at
+				}
+			}
+			if len(seen) != n {
+				t.Errorf("limit %d, descending %v: %d of %d in %d pages", limit, descending, len(seen), n, pages)
+			}
+		}
+	}
+	if _, body := c.get("/api/v1/meta"); !strings.Contains(body, `"a":{"count":"2000","expired":"0","oldest_timestamp":"1"`) {
+		t.Errorf("meta: %s", body)
+	}
+
+	// A server that is away is told where pages are not turned by it.
+	servers[1].Close()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		page := c.read("a", "descending=true&limit=1000")
+		if len(page) > 0 && strings.Contains(page[0], "127.0.0.1") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nobody is told that a server is away: %q", page[:min(3, len(page))])
+		}
+	}
+	page := c.read("a", "limit=1000")
+	if len(page) == 0 || slices.ContainsFunc(page, func(s string) bool { return strings.Contains(s, "127.0.0.1") }) {
+		t.Errorf("a page that is turned has %d lines, of now too", len(page))
+	}
+}
