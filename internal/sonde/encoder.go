@@ -15,8 +15,8 @@ import (
 // Encoder makes v1 envelopes of today's, by the rules of go-loggregator's package
 // conversion. It is for one goroutine. Its zero value is ready.
 //
-// It goes beyond these rules where they make what no decoder takes: a request
-// without an id gets the one that is all zeros. What does not fit the numbers of
+// It goes beyond these rules where they make what no decoder takes: an empty log
+// has an empty text, a request without an id the one that is all zeros. What does not fit the numbers of
 // v1, such as a negative quota, becomes the nearest that does.
 type Encoder struct {
 	msg, event []byte // being made

@@ -12,6 +12,7 @@ import (
 	"github.com/cloudfoundry/loggregator/internal/sonde"
 	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/internal/outlet"
+	"github.com/cloudfoundry/loggregator/transport/internal/wsout"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 // stream is one WebSocket.
 type stream struct {
 	h    *Handler
-	ws   *outlet.WebSocket
+	ws   *wsout.Conn
 	enc  sonde.Encoder
 	lost uint64 // records missed so far
 
@@ -80,7 +81,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, rd *outlet.Read
 		http.Error(w, "this page is a WebSocket", http.StatusBadRequest)
 		return
 	}
-	ws, err := outlet.Accept(w, r, outlet.WebSocketOptions{
+	ws, err := wsout.Accept(w, r, wsout.Options{
 		WriteTimeout: h.opt.WriteTimeout, PingInterval: h.opt.PingInterval, PongTimeout: h.opt.PongTimeout,
 	})
 	if err != nil { // Accept has answered
@@ -111,7 +112,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, rd *outlet.Read
 
 // closing is the status and reason with which a WebSocket ends.
 func (h *Handler) closing(err error) (status int, reason string) {
-	if err == outlet.ErrSilent {
+	if err == wsout.ErrSilent {
 		h.silent.Add(1)
 		return 1008, silence
 	}
@@ -162,7 +163,7 @@ func (s *stream) put(b envelope.Batch) error {
 				return
 			}
 			made++
-			c.b = append(outlet.AppendFrame(c.b, len(msg)), msg...)
+			c.b = append(wsout.AppendFrame(c.b, len(msg)), msg...)
 			if len(c.b) >= scratchSize/2 {
 				err = s.ws.Append(c.b)
 				c.b = c.b[:0]

@@ -1,7 +1,8 @@
-// Package outlet is where streams of records leave over HTTP: as a response that
-// does not end, or as a WebSocket. Both have an outbuf.Writer in front, so what
-// is thin goes at once and what is thick goes in large writes, and both are cut
-// when their reader takes nothing for too long.
+// Package outlet is what the doors have in common by which people and programs
+// read over HTTP: who reads, their tokens, and responses that do not end. Such a
+// response, as a WebSocket of package wsout, has an outbuf.Writer in front, so
+// what is thin goes at once and what is thick goes in large writes, and is cut
+// when its reader takes nothing for too long.
 package outlet
 
 import (
@@ -21,8 +22,8 @@ var (
 	ErrAborted = errors.New("ended by the server")
 )
 
-// chunk is how many bytes must be taken within the write timeout.
-const chunk = 32 << 10
+// Chunk is how many bytes must be taken within the write timeout.
+const Chunk = 32 << 10
 
 // Response is a response that is written as it comes.
 type Response struct {
@@ -46,16 +47,16 @@ func NewResponse(w http.ResponseWriter, timeout time.Duration) *Response {
 
 func (s *Response) write(p []byte) error {
 	for len(p) > 0 {
-		n := min(len(p), chunk)
+		n := min(len(p), Chunk)
 		if !s.setDeadline() {
 			return ErrAborted
 		}
 		if _, err := s.w.Write(p[:n]); err != nil {
-			return stalled(err)
+			return Stalled(err)
 		}
 		p = p[n:]
 	}
-	return stalled(s.rc.Flush())
+	return Stalled(s.rc.Flush())
 }
 
 func (s *Response) setDeadline() bool {
@@ -86,8 +87,8 @@ func (s *Response) Abort() {
 	s.rc.SetWriteDeadline(time.Unix(1, 0))
 }
 
-// stalled puts the error that a write deadline makes by its name.
-func stalled(err error) error {
+// Stalled puts the error that a write deadline makes by its name.
+func Stalled(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return ErrStalled
 	}

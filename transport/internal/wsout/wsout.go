@@ -1,4 +1,5 @@
-package outlet
+// Package wsout is the server's end of a WebSocket by which records leave.
+package wsout
 
 import (
 	"bufio"
@@ -14,30 +15,31 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/cloudfoundry/loggregator/internal/outbuf"
+	"github.com/cloudfoundry/loggregator/transport/internal/outlet"
 )
 
 // ErrSilent is the cause with which a WebSocket's context ends whose client does
 // not answer pings.
 var ErrSilent = errors.New("the client did not answer a ping")
 
-// WebSocketOptions say how a WebSocket is kept alive. All are required.
-type WebSocketOptions struct {
+// Options say how a WebSocket is kept alive. All are required.
+type Options struct {
 	WriteTimeout time.Duration // for the client to take 32 KiB
 	PingAfter    time.Duration // until the first ping
 	PingInterval time.Duration // from an answer to the next ping
 	PongTimeout  time.Duration // for the answer
 }
 
-// WebSocket is the server's end of a connection that carries binary messages one
+// Conn is the server's end of a connection that carries binary messages one
 // way.
 //
 // The library does the handshake, which refuses pages of other sites, the control
 // frames and the closing. Data frames go beside it into the same buffer: its
 // writer would need a message in one piece, and takes locks, timers and a system
 // call for each. What keeps the frames apart is that the buffer takes each whole.
-type WebSocket struct {
-	opt  WebSocketOptions
-	conn *conn
+type Conn struct {
+	opt  Options
+	wire *wire
 	ws   *websocket.Conn
 
 	mu     sync.Mutex
@@ -48,24 +50,24 @@ type WebSocket struct {
 	running sync.WaitGroup // reading and pinging
 }
 
-// Accept upgrades a request, or answers why not. The WebSocket must be Run. The
+// Accept upgrades a request, or answers why not. The Conn must be Run. The
 // request's handler may return before that, which frees its buffers.
-func Accept(w http.ResponseWriter, r *http.Request, o WebSocketOptions) (*WebSocket, error) {
+func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Conn, error) {
 	hj := &hijacker{ResponseWriter: w, timeout: o.WriteTimeout}
 	ws, err := websocket.Accept(hj, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &WebSocket{opt: o, conn: hj.conn, ws: ws}, nil
+	return &Conn{opt: o, wire: hj.wire, ws: ws}, nil
 }
 
 // Run calls deliver, whose context ends when the client has left or does not
 // answer any more (then with the cause ErrSilent), writes out what deliver has
 // appended, and closes the connection with the status and reason that closing
 // gives for deliver's error. It returns when everything has ended. Its error is
-// that of writing: ErrStalled, ErrAborted, or another for which the client does
+// that of writing: outlet.ErrStalled, outlet.ErrAborted, or another for which the client does
 // not have all of it.
-func (s *WebSocket) Run(ctx context.Context, deliver func(context.Context) error, closing func(error) (status int, reason string)) error {
+func (s *Conn) Run(ctx context.Context, deliver func(context.Context) error, closing func(error) (status int, reason string)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s.running.Go(func() {
@@ -78,7 +80,7 @@ func (s *WebSocket) Run(ctx context.Context, deliver func(context.Context) error
 	s.mu.Unlock()
 
 	err := deliver(ctx)
-	sent := s.conn.out.Flush()
+	sent := s.wire.out.Flush()
 	if sent != nil {
 		s.ws.CloseNow()
 	} else {
@@ -93,18 +95,18 @@ func (s *WebSocket) Run(ctx context.Context, deliver func(context.Context) error
 	s.mu.Unlock()
 	s.ping.Stop()
 	s.running.Wait()
-	s.conn.out.Close()
+	s.wire.out.Close()
 	return sent
 }
 
 // Append appends whole frames, see AppendFrame. It blocks while the buffer is
 // full. The error is that of an earlier write.
-func (s *WebSocket) Append(parts ...[]byte) error { return s.conn.out.Append(parts...) }
+func (s *Conn) Append(parts ...[]byte) error { return s.wire.out.Append(parts...) }
 
 // Abort cuts the connection.
-func (s *WebSocket) Abort() {
-	s.conn.out.Fail(ErrAborted)
-	s.conn.Close()
+func (s *Conn) Abort() {
+	s.wire.out.Fail(outlet.ErrAborted)
+	s.wire.Close()
 }
 
 // AppendFrame appends the head of an unmasked, final binary frame of n bytes (RFC
@@ -122,8 +124,8 @@ func AppendFrame(dst []byte, n int) []byte {
 
 // read answers pings until the client is gone or has closed. What else it says,
 // as clients do that keep a connection alive with messages, is dropped.
-func (s *WebSocket) read() {
-	defer s.conn.Close()
+func (s *Conn) read() {
+	defer s.wire.Close()
 	var buf [controlSize]byte
 	for {
 		_, r, err := s.ws.Reader(context.Background())
@@ -137,7 +139,7 @@ func (s *WebSocket) read() {
 }
 
 // onPing pings, in the goroutine of the timer.
-func (s *WebSocket) onPing() {
+func (s *Conn) onPing() {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -147,17 +149,17 @@ func (s *WebSocket) onPing() {
 	s.mu.Unlock()
 	defer s.running.Done()
 
-	before := s.conn.out.Written()
+	before := s.wire.out.Written()
 	ctx, cancel := context.WithTimeout(context.Background(), s.opt.PongTimeout)
 	defer cancel()
 	if err := s.ws.Ping(ctx); err != nil {
 		if ctx.Err() == nil {
-			s.conn.Close()
+			s.wire.Close()
 			return
 		}
 		// A slow reader may not have come to the ping yet; while it takes
 		// more than that, it is alive.
-		if s.conn.out.Written() <= before+pingSize {
+		if s.wire.out.Written() <= before+pingSize {
 			s.cancel(ErrSilent)
 			return
 		}
@@ -169,15 +171,15 @@ func (s *WebSocket) onPing() {
 	}
 }
 
-// conn is the client's connection with an outbuf.Writer in front of its writes.
-type conn struct {
+// wire is the client's connection with an outbuf.Writer in front of its writes.
+type wire struct {
 	net.Conn
 	out     *outbuf.Writer
 	timeout time.Duration
 	early   []byte // what the client sent with its request
 }
 
-func (c *conn) Read(p []byte) (int, error) {
+func (c *wire) Read(p []byte) (int, error) {
 	if len(c.early) > 0 {
 		n := copy(p, c.early)
 		c.early = c.early[n:]
@@ -196,7 +198,7 @@ const (
 // is dropped: the library would close the connection after five seconds of
 // waiting, and a reader that has so much before it is watched by its deadline.
 // The frame that closes is waited for, because Close follows it.
-func (c *conn) Write(p []byte) (int, error) {
+func (c *wire) Write(p []byte) (int, error) {
 	if p[0]&0xf == opcodeClose {
 		if _, err := c.out.Write(p); err != nil {
 			return 0, err
@@ -209,30 +211,30 @@ func (c *conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *conn) Close() error {
+func (c *wire) Close() error {
 	c.out.Fail(net.ErrClosed)
 	return c.Conn.Close()
 }
 
 // send is the sink of out.
-func (c *conn) send(p []byte) error {
+func (c *wire) send(p []byte) error {
 	for len(p) > 0 {
-		n := min(len(p), chunk)
+		n := min(len(p), outlet.Chunk)
 		c.Conn.SetWriteDeadline(time.Now().Add(c.timeout))
 		if _, err := c.Conn.Write(p[:n]); err != nil {
-			return stalled(err)
+			return outlet.Stalled(err)
 		}
 		p = p[n:]
 	}
 	return nil
 }
 
-// hijacker hands the library a conn in place of the connection, and small
+// hijacker hands the library a wire in place of the connection, and small
 // buffers in place of net/http's two of 4 KiB.
 type hijacker struct {
 	http.ResponseWriter
 	timeout time.Duration
-	conn    *conn
+	wire    *wire
 }
 
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -241,8 +243,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	c := &conn{Conn: nc, timeout: h.timeout, early: append([]byte(nil), early...)}
+	c := &wire{Conn: nc, timeout: h.timeout, early: append([]byte(nil), early...)}
 	c.out = outbuf.New(c.send)
-	h.conn = c
+	h.wire = c
 	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, controlSize), bufio.NewWriterSize(c, controlSize)), nil
 }
