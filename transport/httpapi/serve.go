@@ -133,6 +133,9 @@ func readForm(w http.ResponseWriter, r *http.Request) (form string, status int, 
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/x-www-form-urlencoded" {
 		return "", http.StatusUnsupportedMediaType, errors.New("a POST holds parameters as application/x-www-form-urlencoded")
 	}
+	if r.Header.Get("Content-Encoding") != "" {
+		return "", http.StatusUnsupportedMediaType, errors.New("a POST holds parameters as they are, without Content-Encoding")
+	}
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(30 * time.Second))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 	http.NewResponseController(w).SetReadDeadline(time.Time{})

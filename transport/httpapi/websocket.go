@@ -73,14 +73,14 @@ func (t *tail) run(pass *access.Pass, q envelope.Query) {
 	sent := t.conn.out.Flush()
 
 	switch {
+	case t.conn.flooded.Load():
+		t.h.flooded.Add(1)
+		t.ws.CloseNow() // it has been told
 	case sent != nil:
 		if sent == errStalled {
 			t.h.stalled.Add(1)
 		}
 		t.ws.CloseNow()
-	case t.conn.flooded.Load():
-		t.h.flooded.Add(1)
-		t.ws.CloseNow() // it has been told
 	case errors.Is(err, access.ErrExpired):
 		t.ws.Close(websocket.StatusPolicyViolation, err.Error())
 	case t.h.ctx.Err() != nil:
@@ -184,7 +184,7 @@ type conn struct {
 
 // maxInbound is how many bytes a client may send in a minute: it has nothing to
 // say but that it is there.
-const maxInbound = 1 << 20
+const maxInbound = 256 << 10
 
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.early) > 0 {
@@ -198,7 +198,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if c.taken += n; c.taken > maxInbound {
 		c.flooded.Store(true)
-		c.out.Append(appendClose(nil, websocket.StatusPolicyViolation, "you send more than 1 MiB a minute, and nothing is read here"))
+		c.out.Append(appendClose(nil, websocket.StatusPolicyViolation, "you send more than 256 KiB a minute, and nothing is read here"))
 		c.out.Flush()
 		return 0, errFlood
 	}
