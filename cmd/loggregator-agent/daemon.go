@@ -442,6 +442,11 @@ func (d *collector) figures(add func(ops.Metric)) {
 	figure := func(name, help string, value float64, labels ...string) {
 		add(ops.Metric{Name: "agent_" + name, Help: help, Value: value, Labels: labels})
 	}
+	ready := 0.0
+	if d.ready() == nil {
+		ready = 1
+	}
+	add(ops.Metric{Name: "ready", Help: "1 while /readyz says that the daemon can do its work.", Value: ready})
 	r, l := d.router.Stats(), d.link.Stats()
 	const in = "Records that arrived at the rings, by what became of them."
 	for outcome, n := range map[string]uint64{

@@ -29,6 +29,11 @@ func (p *Process) operate() (*http.Server, error) {
 const maxOperators = 100
 
 func (p *Process) metrics(add func(ops.Metric)) {
+	ready := 0.0
+	if p.isReady() == nil {
+		ready = 1
+	}
+	add(ops.Metric{Name: "ready", Help: "1 while /readyz says that the daemon can do its work.", Value: ready})
 	for _, f := range p.figures {
 		f(add)
 	}
