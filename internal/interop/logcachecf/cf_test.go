@@ -2,13 +2,15 @@ package logcachecf
 
 import (
 	"bufio"
-	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os/exec"
 	"path/filepath"
@@ -29,22 +31,23 @@ import (
 	"github.com/cloudfoundry/loggregator/transport/logcache"
 )
 
-// standIn is examples/cf as a process; it ends with the test.
-func standIn(t *testing.T, logCache string) (address string) {
+// start builds a command of this repository, runs it until the test ends, and
+// returns the words of the line of its output that begins with first, by which it
+// says that it listens.
+func start(t *testing.T, first, pkg string, args ...string) []string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "cf")
-	build := exec.Command("go", "build", "-o", program, "./examples/cf")
+	program := filepath.Join(t.TempDir(), "program")
+	build := exec.Command("go", "build", "-o", program, pkg)
 	build.Dir = "../../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.Command(program, "-listen", "127.0.0.1:0", "-log-cache", logCache)
+	cmd := exec.Command(program, args...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
+	cmd.Stderr = cmd.Stdout
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -52,39 +55,88 @@ func standIn(t *testing.T, logCache string) (address string) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	line, err := bufio.NewReader(out).ReadString('\n') // printed when it listens
-	words := strings.Fields(line)
-	if err != nil || len(words) < 4 {
-		t.Fatalf("%q %v\n%s", line, err, errs.String())
+	said := ""
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if words := strings.Fields(lines.Text()); len(words) > 1 && words[0] == first {
+			go io.Copy(io.Discard, out)
+			return words
+		}
+		said += lines.Text() + "\n"
 	}
-	return words[3]
+	t.Fatalf("%s has ended:\n%s", pkg, said)
+	return nil
 }
 
-// world is a router behind Log Cache's API, where users of the stand-in read what
-// they see there.
+// world is Log Cache's API, where users of the stand-in read what they see there.
 type world struct {
-	router *loggregator.Router
-	server *logcache.Server
-	api    string
+	api   string
+	write func(t *testing.T, records []byte)
 }
 
+// front is where Log Cache is reached: there before what serves it.
+func front(t *testing.T) (address string, serve func(http.Handler)) {
+	var handler http.Handler
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	t.Cleanup(web.Close)
+	return web.URL, func(h http.Handler) { handler = h }
+}
+
+// newWorld is one in this process.
 func newWorld(t *testing.T) *world {
-	w := &world{router: loggregator.New(nil)}
-	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.server.ServeHTTP(rw, r) }))
-	w.api = standIn(t, web.URL)
+	address, serve := front(t)
+	w := &world{api: start(t, "cf", "./examples/cf", "-listen", "127.0.0.1:0", "-log-cache", address)[3]}
 	a, err := cloudfoundry.New(w.api, w.api, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.server = logcache.New(access.NewGate(w.router, a, nil), &logcache.Options{Sources: w.router})
+	router := loggregator.New(nil)
+	server := logcache.New(access.NewGate(router, a, nil), &logcache.Options{Sources: router})
+	serve(server)
 	t.Cleanup(func() {
-		web.Close()
-		w.server.Close()
-		if s := w.router.Stats(); s.Accepted+s.Marked != s.Evicted+s.Expired+s.Released+s.Held {
+		server.Close()
+		if s := router.Stats(); s.Accepted+s.Marked != s.Evicted+s.Expired+s.Released+s.Held {
 			t.Errorf("the router's account: %+v", s)
 		}
-		w.router.Close()
+		router.Close()
 	})
+	w.write = func(t *testing.T, records []byte) {
+		t.Helper()
+		b, err := envelope.Of(records)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := router.WriteBatch(context.Background(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+// newAllInOne is one of two processes: the stand-in, and the all-in-one as the
+// README starts it.
+func newAllInOne(t *testing.T) *world {
+	address, serve := front(t)
+	w := &world{api: start(t, "cf", "./examples/cf", "-listen", "127.0.0.1:0", "-log-cache", address)[3]}
+	ingest := filepath.Join(t.TempDir(), "ingest")
+	words := start(t, "read", "./cmd/loggregator", "-ingest", "unix://"+ingest, "-ingest-udp", "", "-v1-udp", "", "-grpc", "", "-egress", "",
+		"-ops", "", "-http", "127.0.0.1:0", "-auth-cf", w.api, "-auth-uaa", w.api)
+	target, err := url.Parse(words[1])
+	if err != nil {
+		t.Fatal(words, err)
+	}
+	serve(httputil.NewSingleHostReverseProxy(target))
+	w.write = func(t *testing.T, records []byte) {
+		t.Helper()
+		conn, err := net.Dial("unix", ingest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write(append(binary.AppendUvarint(nil, uint64(len(records))), records...)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return w
 }
 
@@ -260,17 +312,6 @@ func fixed(id string) envelope.Fixed {
 	return envelope.Identity{SourceID: id, InstanceID: "0", Tags: map[string]string{"source_type": "APP/PROC/WEB"}}.Encode()
 }
 
-func (w *world) write(t *testing.T, records []byte) {
-	t.Helper()
-	b, err := envelope.Of(records)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.router.WriteBatch(context.Background(), b); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestRecent: the last thousand logs, of one's own application alone, whatever
 // others call theirs.
 func TestRecent(t *testing.T) {
@@ -330,14 +371,22 @@ func TestRecent(t *testing.T) {
 // TestTail: what is written after `cf logs` has begun is shown once and in order:
 // 1500 lines of one timestamp, other kinds between them, and a refreshed token.
 func TestTail(t *testing.T) {
-	w := newWorld(t)
+	for name, world := range map[string]func(*testing.T) *world{"in process": newWorld, "all in one": newAllInOne} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testTail(t, world(t))
+		})
+	}
+}
+
+func testTail(t *testing.T, w *world) {
 	ann := loginTo(t, w, "ann", "dev")
 	shop := ann.app("shop")
 	if status := ann.token(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {ann.refresh}}); status != 200 {
 		t.Fatalf("refresh: %d", status)
 	}
-	w.write(t, envelope.AppendLog(nil, fixed(shop), time.Now().Add(-10*time.Second).UnixNano(), envelope.Out, []byte("long before")))
-	w.write(t, envelope.AppendLog(nil, fixed(shop), time.Now().UnixNano(), envelope.Out, []byte("0")))
+	before := envelope.AppendLog(nil, fixed(shop), time.Now().Add(-10*time.Second).UnixNano(), envelope.Out, []byte("long before"))
+	w.write(t, envelope.AppendLog(before, fixed(shop), time.Now().UnixNano(), envelope.Out, []byte("0")))
 	const n = 4000
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
