@@ -125,12 +125,12 @@ func (b Binding) check(o *Options) error {
 
 // open opens the drain at from, or if that is empty where the binding says.
 func (b Binding) open(src envelope.Source, o *Options, from envelope.Cursor) (*Drain, error) {
-	return b.openSince(src, o, from, time.Time{})
+	return b.openUntil(src, o, from, time.Time{}, nil)
 }
 
-// openSince is open with nothing that is older than since, if that is set, in
-// place of what the binding says.
-func (b Binding) openSince(src envelope.Source, o *Options, from envelope.Cursor, since time.Time) (*Drain, error) {
+// openUntil is open with nothing that is older than since, if that is set, in
+// place of what the binding says, and for no longer than until says.
+func (b Binding) openUntil(src envelope.Source, o *Options, from envelope.Cursor, since time.Time, until func() time.Time) (*Drain, error) {
 	q, err := b.query()
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func (b Binding) openSince(src envelope.Source, o *Options, from envelope.Cursor
 	if !since.IsZero() {
 		q.Since, q.History = since, false
 	}
-	return Open(b.URL, src, q, o)
+	return openUntil(b.URL, src, q, o, until)
 }
 
 // listed is one entry of a provider's answer: a binding, or why it is none.

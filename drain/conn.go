@@ -56,15 +56,15 @@ func (c *conn) onDeath(f func()) {
 }
 
 // dial connects to t, until ctx ends. The name is resolved at every call. A write
-// that hangs ends with life.
-func dial(ctx, life context.Context, t *target, o *Options) (*conn, error) {
+// that hangs ends with life, and each where until says, if that is not nil.
+func dial(ctx, life context.Context, t *target, o *Options, until func() time.Time) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := o.DialContext(ctx, "tcp", t.addr)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{raw: &countedConn{Conn: raw}, socket: newSocket(raw, userTimeout), since: time.Now(), dead: make(chan struct{})}
+	c := &conn{raw: &countedConn{Conn: raw, until: until}, socket: newSocket(raw, userTimeout), since: time.Now(), dead: make(chan struct{})}
 	c.Conn = c.raw
 	if t.scheme == "syslog-tls" {
 		secure, expires, err := handshake(ctx, c.raw, t, o)
@@ -215,9 +215,10 @@ func isGoodbye(err error) bool {
 }
 
 // countedConn counts what is written, and gives up on a peer that takes nothing
-// for writeTimeout, not on one that is slow.
+// for writeTimeout, not on one that is slow. It writes no longer than it may.
 type countedConn struct {
 	net.Conn
+	until   func() time.Time // nil: for ever
 	written atomic.Uint64
 	stopped atomic.Bool
 }
@@ -230,16 +231,27 @@ func (c *countedConn) stop() {
 }
 
 func (c *countedConn) Write(p []byte) (int, error) {
-	done := 0
+	done, moved := 0, time.Now()
 	for {
-		c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		limit := moved.Add(writeTimeout)
+		if c.until != nil {
+			if end := c.until(); end.Before(limit) {
+				limit = end
+			}
+		}
+		c.Conn.SetWriteDeadline(limit)
 		if c.stopped.Load() {
 			c.stop() // it may have come just before
 		}
 		n, err := c.Conn.Write(p[done:])
 		c.written.Add(uint64(n))
 		done += n
-		if err != nil && n > 0 && done < len(p) && !c.stopped.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		now := time.Now()
+		if n > 0 {
+			moved = now
+		}
+		if err != nil && done < len(p) && !c.stopped.Load() && errors.Is(err, os.ErrDeadlineExceeded) &&
+			now.Before(moved.Add(writeTimeout)) && (c.until == nil || now.Before(c.until())) {
 			continue
 		}
 		return done, err

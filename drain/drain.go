@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -69,7 +70,8 @@ const (
 	Held       State = "held"     // an answer says that a person has to act; it tries again every few minutes
 	Disabled   State = "disabled" // the receiver has said for a day that it is gone for good; it tries again every hour
 	Closed     State = "closed"
-	Invalid    State = "invalid" // a binding that is not usable
+	Elsewhere  State = "elsewhere" // a drain that is shared is, or is about to be, another process's
+	Invalid    State = "invalid"   // a binding that is not usable
 )
 
 // Drain sends what a query selects to one receiver.
@@ -89,6 +91,9 @@ type Drain struct {
 	done   chan struct{} // closed when all goroutines are gone
 	wake   func()        // should it sleep
 
+	until   func() time.Time // until when it may write, of a drain that is shared; nil: for ever
+	leaving atomic.Bool      // flush means leave
+
 	// Guarded by feed.feed.mu.
 	stats  Stats
 	oldest int64  // timestamp of the oldest record written and not acknowledged; 0: none
@@ -105,6 +110,11 @@ type Drain struct {
 // The source has to number its records, as all Sources of this module do,
 // because a drain goes back to a number after a failure.
 func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain, error) {
+	return openUntil(url, src, q, o, nil)
+}
+
+// openUntil is Open with a lease: until says until when the drain may write.
+func openUntil(url string, src envelope.Source, q envelope.Query, o *Options, until func() time.Time) (*Drain, error) {
 	t, err := parseURL(url)
 	if err != nil {
 		return nil, err
@@ -128,6 +138,7 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		opened: time.Now(),
 		flush:  make(chan struct{}),
 		done:   make(chan struct{}),
+		until:  until,
 	}
 	d.query.MaxBytes = batchSize
 	d.log = d.opts.Logger
@@ -146,6 +157,7 @@ func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain
 		seen:    make(map[envelope.StreamID]uint32),
 		aged:    d.opened,
 		tell:    opts.Tell != nil && !selectsAll(q.Select),
+		shared:  until != nil,
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	s := &sender{Drain: d}

@@ -3,6 +3,8 @@ package drain
 import (
 	"errors"
 	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
 )
 
 // settle moves what the peer's kernel has acknowledged to the settled part of
@@ -37,6 +39,12 @@ func (s *sender) settle() {
 		s.stats.Missed += e.missed
 		s.stats.Resets += e.resets
 		s.feed.pending -= e.records + e.filtered + e.refused
+		if s.feed.shared {
+			if s.feed.taken.IsZero() {
+				s.feed.taken = clone(s.feed.good)
+			}
+			e.advance(&s.feed.taken)
+		}
 		if e.ring != 0 {
 			s.feed.counted[e.ring] = max(s.feed.counted[e.ring], e.position)
 		}
@@ -172,11 +180,15 @@ func (s *sender) rewind() {
 		s.feed.owed += e.records
 	}
 	s.feed.pending = 0
+	s.feed.taken = envelope.Cursor{}
 	s.oldest = 0
 	s.feed.mu.Unlock()
 	if c != nil {
 		c.free()
 	}
 	s.sent, s.settled, s.held = nil, 0, 0
+	if s.leaving.Load() && s.flushing {
+		return // what is to be sent again is another's
+	}
 	s.startFeed(s.again(cursor))
 }

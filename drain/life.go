@@ -25,16 +25,18 @@ func (s *sender) connect(needed bool) {
 	s.setState(Connecting)
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	if !needed {
+	if !needed || !s.flushing {
 		go func() {
 			select {
 			case <-s.flush:
-				cancel()
+				if !needed || s.leaving.Load() {
+					cancel()
+				}
 			case <-ctx.Done():
 			}
 		}()
 	}
-	c, err := dial(ctx, s.ctx, s.feed.target, s.opts)
+	c, err := dial(ctx, s.ctx, s.feed.target, s.opts, s.until)
 	if err != nil {
 		if ctx.Err() != nil { // of no interest any more
 			s.eager = false
@@ -143,7 +145,7 @@ func (s *sender) look(now bool) {
 	go func() {
 		var c *conn
 		if now || s.opts.own.moved(s.ctx, s.feed.target.host, ip) {
-			c, _ = dial(s.ctx, s.ctx, s.feed.target, s.opts) // an error is for when there is no other connection
+			c, _ = dial(s.ctx, s.ctx, s.feed.target, s.opts, s.until) // an error is for when there is no other connection
 		}
 		found <- c
 	}()

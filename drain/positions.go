@@ -112,6 +112,19 @@ func (p *positions) put(at position) {
 	same[at.key()] = true
 }
 
+// join is put, of one of several parts of the same place.
+func (p *positions) join(at position, c envelope.Cursor) {
+	if before, ok := p.exact[at.key()]; ok {
+		other, _ := envelope.ParseCursor(before.Cursor)
+		merge(&c, other)
+		at.Cursor = cursorText(c)
+		if before.Opened.Before(at.Opened) {
+			at.Opened = before.Opened
+		}
+	}
+	p.put(at)
+}
+
 // claim gives the stored place of a binding that has come. With alike, that of a
 // drain of the same selection will do.
 func (p *positions) claim(provider string, b Binding, alike bool) (position, bool) {

@@ -42,6 +42,10 @@ type poster struct {
 	gzip    bool      // until it refuses that
 	gone    time.Time // since when it has answered nothing but 410
 
+	leased  func() bool   // whether it may post
+	leaving *atomic.Bool  // with flush closed: what waits to be sent again is not
+	flush   chan struct{} // of the drain
+
 	until atomic.Int64 // when the connection is old, in nanoseconds since 1970; 0: never
 
 	backoff func(failures int) time.Duration
@@ -157,6 +161,11 @@ func (p *poster) body(frames []byte, most int) (body []byte, n int, rest []byte)
 func (p *poster) try(ctx context.Context, body []byte, n int) (status int, err error) {
 	id := frameID()
 	for failures := 0; ; failures++ {
+		for !p.leased() {
+			if err := p.pause(ctx, leasePoll); err != nil {
+				return 0, err
+			}
+		}
 		response, err := p.send(ctx, body, n, id)
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
@@ -193,12 +202,28 @@ func (p *poster) try(ctx context.Context, body []byte, n int) (status int, err e
 			}
 		}
 		p.report(err, state)
-		timer := time.NewTimer(max(wait, p.backoff(failures)))
+		if err := p.pause(ctx, max(wait, p.backoff(failures))); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// pause waits, unless the drain ends or leaves.
+func (p *poster) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	flush := p.flush
+	for {
 		select {
 		case <-timer.C:
+			return nil
 		case <-ctx.Done():
-			timer.Stop()
-			return 0, context.Cause(ctx)
+			return context.Cause(ctx)
+		case <-flush:
+			if p.leaving.Load() {
+				return errLeaving
+			}
+			flush = nil // it is to send all there is
 		}
 	}
 }

@@ -93,6 +93,7 @@ func (s *sender) begin() {
 	}
 	if s.feed.target.https() {
 		s.post = newPoster(s.feed.target, s.opts, s.token, s.posting)
+		s.post.leased, s.post.leaving, s.post.flush = s.leased, &s.leaving, s.flush
 		s.post.report = s.posted
 	} else {
 		s.eager = true
@@ -145,11 +146,13 @@ func (s *sender) loop() (ended bool) {
 		}
 		size, any := s.feed.size()
 		if s.flushing && !s.feeding && !any && s.settled == len(s.sent) && s.refeedAt.IsZero() {
+			if s.leaving.Load() && (s.conn == nil || !s.leased()) {
+				return s.finish()
+			}
 			if _, told := s.feed.tellLate(true); told {
 				continue
 			}
-			s.finished = true
-			return true
+			return s.finish()
 		}
 		wait := s.step(size, any)
 		if wait == 0 {
@@ -198,6 +201,11 @@ func (s *sender) loop() (ended bool) {
 	return true
 }
 
+func (s *sender) finish() (ended bool) {
+	s.finished = true
+	return true
+}
+
 // startFlush lets the feed read what is held now, from where it stands to the
 // end, and no further.
 func (s *sender) startFlush() {
@@ -207,6 +215,10 @@ func (s *sender) startFlush() {
 		s.spare = nil
 	}
 	s.haltFeed()
+	if s.leaving.Load() {
+		s.discard(s.feed.take())
+		return
+	}
 	s.startFeed(s.again(s.feed.read))
 }
 
@@ -257,6 +269,9 @@ func (s *sender) step(size int, any bool) time.Duration {
 		if s.lastSmall && size < chunkReady {
 			pause = max(pause, s.pace-now.Sub(s.lastWrite))
 		}
+		if pause <= 0 && !s.leased() {
+			pause = leasePoll
+		}
 		if pause <= 0 {
 			s.write(s.feed.take())
 			return 0
@@ -279,16 +294,22 @@ func (s *sender) write(c *chunk) {
 	if c == nil {
 		return
 	}
-	defer c.free()
+	n := len(c.buf)
+	if n > 0 && !s.leased() { // it ended just now
+		s.feed.untake(c)
+		return
+	}
 	s.resting = false
 	var err error
-	n := len(c.buf)
 	switch {
 	case n == 0:
 	case s.post != nil:
 		s.lastWrite, s.lastSmall = time.Now(), len(c.buf) < chunkReady
 		var refused uint64
-		refused, err = s.post.post(s.ctx, c.buf)
+		if refused, err = s.post.post(s.ctx, c.buf); err == errLeaving {
+			s.discard(c)
+			return
+		}
 		for i := range c.entries {
 			e := &c.entries[i]
 			n := min(refused, e.records)
@@ -317,6 +338,7 @@ func (s *sender) write(c *chunk) {
 		}
 		s.sent = append(s.sent, e)
 	}
+	c.free()
 	if err != nil && s.conn != nil {
 		// A reset is reported once, to this write or to the watcher's read,
 		// and to the other one as the end of the stream: not an orderly end.
@@ -427,6 +449,9 @@ func (s *sender) end() {
 			left += s.unread()
 		default:
 		}
+	}
+	if s.leaving.Load() {
+		left = 0 // for another
 	}
 	s.feed.mu.Lock()
 	if s.finished {

@@ -41,6 +41,12 @@ type SetOptions struct {
 	// while something moves. Only one process may use it. Default none.
 	Positions string
 
+	// Shared, if not nil, has several processes share the drains. What they read
+	// from is in it, OpenSet is given no other source. Where drains stand is kept
+	// at the servers, and not in Positions. Default nil: all drains are this
+	// process's.
+	Shared *Shared
+
 	// NoTest leaves out the test of new bindings, see Status.Test. Bindings that
 	// are there from the start are tested only if Positions tells that they are
 	// new.
@@ -91,6 +97,7 @@ type Set struct {
 	positionsErr error
 	tests        queue
 
+	sharing     *sharing   // nil: none
 	positions   *positions // nil: none
 	saving      sync.Mutex // held while they are written; guards the next
 	savedAt     time.Time
@@ -128,6 +135,15 @@ type bound struct {
 
 	text     string // the cursor, in the positions file; guarded by Set.saving
 	progress progress
+
+	// Of one that is shared: drain is nil while another process has it, and start
+	// is then where it was here last.
+	group *group
+	unit  *unit // nil when it was removed
+	src   *several
+	rings map[envelope.StreamID]int // the server of each that it knows; guarded by src while there is one
+	noted uint64                    // progress of the last note
+	past  Stats                     // of the drains it had before
 }
 
 // OpenFile opens the drains that a File names. It fails if the file cannot be
@@ -155,6 +171,15 @@ func OpenSet(src envelope.Source, o *SetOptions, providers ...*Provider) (*Set, 
 			return nil, err
 		}
 	}
+	if s.opts.Shared != nil {
+		if s.opts.Positions != "" {
+			return nil, errors.New("drain: where shared drains stand is kept at the servers, not in a file")
+		}
+		var err error
+		if s.sharing, err = newSharing(s, s.opts.Shared); err != nil {
+			return nil, err
+		}
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.stopping, s.stop = context.WithCancel(s.ctx)
 	for _, p := range providers {
@@ -173,6 +198,9 @@ func OpenSet(src envelope.Source, o *SetOptions, providers ...*Provider) (*Set, 
 	}
 	for _, g := range s.groups {
 		s.following.Go(func() { s.follow(g) })
+	}
+	if s.sharing != nil {
+		s.following.Go(func() { s.sharing.run(s.stopping.Done()) })
 	}
 	if s.positions != nil {
 		s.following.Go(func() { s.keepPositions(s.stopping.Done()) })
@@ -320,7 +348,7 @@ func (s *Set) startAdded(g *group, added []*bound, old map[Binding]*bound, known
 	}
 	var rest []*bound
 	for _, b := range added {
-		b.fresh = !s.opts.NoTest && (known || s.positions != nil)
+		b.fresh = !s.opts.NoTest && (known || s.positions != nil || s.sharing != nil)
 		before := gone[b.selection()]
 		if before == nil {
 			rest = append(rest, b)
@@ -370,8 +398,12 @@ func (s *Set) claim(g *group, added []*bound, alike bool) (rest []*bound) {
 // open opens the drain of b, unless b was removed meanwhile. The caller holds
 // s.mu.
 func (s *Set) open(g *group, b *bound) {
-	if !b.removed && !s.closed {
-		b.drain, b.err = b.Binding.openSince(s.src, g.opts, b.start, b.since)
+	switch {
+	case b.removed || s.closed:
+	case s.sharing != nil:
+		s.sharing.add(g, b)
+	default:
+		b.drain, b.err = b.Binding.openUntil(s.src, g.opts, b.start, b.since, nil)
 		if b.fresh && b.err == nil {
 			s.test(g, b)
 		}
@@ -386,28 +418,38 @@ func (s *Set) retire(b *bound) envelope.Cursor {
 	b.removed = true
 	s.mu.Unlock()
 	<-b.ready
-	if b.drain == nil {
-		return b.start
+	s.mu.Lock()
+	if s.sharing != nil {
+		s.sharing.drop(b)
+	}
+	d, start := b.drain, b.start
+	s.mu.Unlock()
+	if d == nil {
+		return start
 	}
 	patience := flushTime
-	switch b.drain.Stats().State {
+	switch d.Stats().State {
 	case Waiting, Held, Disabled:
 		patience = leaveTime
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
-	if err := b.drain.Shutdown(ctx); err != nil {
-		s.log.Warn("removed drain was not flushed", "drain", b.drain.String(), "error", err)
+	if err := d.Shutdown(ctx); err != nil {
+		s.log.Warn("removed drain was not flushed", "drain", d.String(), "error", err)
 	}
-	return b.drain.Cursor()
+	return d.Cursor()
 }
 
 // Shutdown shuts all drains down at once, see Drain.Shutdown, and writes the
-// positions file a last time.
+// positions file a last time. Shared drains are not flushed, but left to the
+// others, or for later, where they are.
 func (s *Set) Shutdown(ctx context.Context) error {
 	drains := s.end()
 	defer s.cancel()
 	defer context.AfterFunc(ctx, s.cancel)()
+	if s.sharing != nil {
+		return s.sharing.end(ctx)
+	}
 	errs := make([]error, len(drains))
 	var wg sync.WaitGroup
 	for i, d := range drains {
@@ -433,6 +475,9 @@ func (s *Set) Close() error {
 		d.Close()
 	}
 	s.wg.Wait()
+	if s.sharing != nil {
+		s.sharing.member.Close()
+	}
 	s.lastPositions()
 	return nil
 }

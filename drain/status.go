@@ -58,6 +58,8 @@ func (s *Set) Status() []Status {
 	}
 	list := make([]Status, 0, n)
 	drains := make([]*Drain, 0, n)
+	sources := make([]*several, 0, n)
+	past := make([]Stats, 0, n)
 	for _, g := range s.groups {
 		for _, b := range g.drains {
 			st := Status{Provider: g.name, SourceID: b.SourceID, App: b.App, Space: b.Space, Org: b.Org, Test: b.verdict}
@@ -65,12 +67,17 @@ func (s *Set) Status() []Status {
 			if b.err != nil {
 				st.State, st.LastError = Invalid, b.err.Error()
 			}
+			if b.unit != nil && b.err == nil {
+				st.Stats = st.Stats.plus(&b.past)
+				st.State = Elsewhere
+			}
 			if b.drain != nil {
 				st.URL = b.drain.String()
 			} else if t, err := parseURL(b.URL); err == nil {
 				st.URL = t.String()
 			}
 			list, drains = append(list, st), append(drains, b.drain)
+			sources, past = append(sources, b.src), append(past, b.past)
 		}
 	}
 	s.mu.Unlock()
@@ -80,8 +87,8 @@ func (s *Set) Status() []Status {
 		if d == nil {
 			continue
 		}
-		list[i].Stats = d.Stats()
-		if source == nil {
+		list[i].Stats = d.Stats().plus(&past[i])
+		if source == nil && sources[i] == nil {
 			continue
 		}
 		if list[i].SourceID == "" {
@@ -89,7 +96,11 @@ func (s *Set) Status() []Status {
 				continue
 			}
 		}
-		list[i].Behind = new(source.Behind(d.query.Select, d.settledAt()))
+		if src := sources[i]; src == nil {
+			list[i].Behind = new(source.Behind(d.query.Select, d.settledAt()))
+		} else if n, ok := src.behind(d.query.Select, d.settledAt()); ok {
+			list[i].Behind = &n
+		}
 	}
 	return list
 }
@@ -136,6 +147,11 @@ func (s *Set) Err() error {
 	for _, g := range s.groups {
 		if g.err != nil {
 			return g.err
+		}
+	}
+	if s.sharing != nil {
+		if err := s.sharing.member.Err(); err != nil {
+			return err
 		}
 	}
 	return s.positionsErr

@@ -92,8 +92,9 @@ type request struct {
 
 // answer is the registry's.
 type answer struct {
-	Boot    string   `json:"boot"`  // which life of the registry this is
-	Known   bool     `json:"known"` // false: there is no such session; nothing was done
+	Boot    string   `json:"boot"`           // which life of the registry this is
+	Known   bool     `json:"known"`          // false: there is no such session; nothing was done
+	Wait    bool     `json:"wait,omitempty"` // nothing is given away yet
 	Members int      `json:"members,omitempty"`
 	Granted []grant  `json:"granted,omitempty"` // that are the member's from now on; told until they are heard
 	Give    []string `json:"give,omitempty"`    // all pieces that it holds and others should

@@ -130,21 +130,25 @@ func (m *Member) kick() {
 func (m *Member) Changes() <-chan struct{} { return m.changed }
 
 // Holds says at which registries the piece is this member's to work with: held,
-// with a valid lease, and not to be given to another.
-func (m *Member) Holds(key string) (list []Hold) {
+// with a valid lease; and at which ones of these it is to be given to another, by
+// Release.
+func (m *Member) Holds(key string) (work []Hold, give []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.wants[key]; !ok {
-		return nil
+		return nil, nil
 	}
 	for i, p := range m.peers {
 		h := p.held[key]
-		if h == nil || h.release || p.give[key] || !p.lease.Valid() {
-			continue
+		switch {
+		case h == nil || h.release || !p.lease.Valid():
+		case p.give[key]:
+			give = append(give, i)
+		default:
+			work = append(work, Hold{i, p.lease, h.note, h.after})
 		}
-		list = append(list, Hold{i, p.lease, h.note, h.after})
 	}
-	return list
+	return work, give
 }
 
 // Note has a note kept at one registry, with the next request, if the piece is
@@ -240,7 +244,7 @@ func (m *Member) Settled() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.peers {
-		if p.err == nil && (p.join || len(p.want) > 0) {
+		if p.err == nil && (p.join || p.waits || len(p.want) > 0) {
 			return false
 		}
 	}

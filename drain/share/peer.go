@@ -32,6 +32,7 @@ type peer struct {
 	lease   *Lease
 	renewed time.Time
 	members int
+	waits   bool // for the registry to give anything away
 	err     error
 	refused bool // a note found no room, and that was said
 
@@ -177,7 +178,7 @@ func (p *peer) request() *request {
 // take takes an answer. The caller holds m.mu.
 func (p *peer) take(q *request, a *answer, sent time.Time) {
 	news := p.members != a.Members || p.join || !p.lease.Valid()
-	p.boot, p.heard, p.members = a.Boot, q.Seq, a.Members
+	p.boot, p.heard, p.members, p.waits = a.Boot, q.Seq, a.Members, a.Wait
 	for key, note := range q.Notes {
 		if p.notes[key] == note {
 			delete(p.notes, key)

@@ -167,7 +167,7 @@ func (r *Registry) take(q *request) (a answer, err error) {
 	for _, f := range m.fresh {
 		a.Granted = append(a.Granted, f.grant)
 	}
-	a.Members, a.Give = len(g.members), slices.Clone(m.give)
+	a.Wait, a.Members, a.Give = young, len(g.members), slices.Clone(m.give)
 	return a, nil
 }
 

@@ -97,6 +97,12 @@ type worker struct {
 	at   map[string]map[int]Hold
 }
 
+// Holds leaves out what is to be given.
+func (w *worker) Holds(key string) []Hold {
+	list, _ := w.Member.Holds(key)
+	return list
+}
+
 func work(m *Member, pieces []string) *worker {
 	w := &worker{Member: m, stop: make(chan struct{}), done: make(chan struct{}), at: make(map[string]map[int]Hold)}
 	m.Want(pieces)
@@ -120,8 +126,14 @@ func (w *worker) look(pieces []string) {
 	defer w.mu.Unlock()
 	for _, key := range pieces {
 		now := make(map[int]Hold)
-		for _, h := range w.Holds(key) {
+		holds, give := w.Member.Holds(key)
+		for _, h := range holds {
 			now[h.Server] = h
+		}
+		for _, server := range give {
+			if _, working := w.at[key][server]; !working {
+				w.Release(key, server, "")
+			}
 		}
 		for server, h := range w.at[key] {
 			if again, ok := now[server]; (!ok || again.Lease != h.Lease) && h.Lease.Valid() {

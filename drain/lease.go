@@ -1,0 +1,113 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// A drain that several processes share writes under a lease only, see Shared. Its
+// end is looked at before every write and every request, and ends a write that
+// hangs.
+
+// leasePoll is how often a lease that has ended is looked at.
+const leasePoll = 20 * time.Millisecond
+
+// errLeaving ends the attempts to send what another will send.
+var errLeaving = errors.New("drain: left to another")
+
+// leased reports whether the drain may write now.
+func (d *Drain) leased() bool { return d.until == nil || time.Now().Before(d.until()) }
+
+// leave ends the drain so that another can take over where it stops: it writes
+// nothing more, waits for what it wrote to be acknowledged, and closes. When ctx
+// ends first, what was not acknowledged comes again.
+func (d *Drain) leave(ctx context.Context) {
+	d.leaving.Store(true)
+	d.once.Do(func() { close(d.flush) })
+	d.wake()
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		d.Close()
+	}
+}
+
+// taken is the place up to which everything was acknowledged. It is further than
+// Cursor, which leaves out what the receiver may not have read: that this process
+// ends is no reason to send it again.
+func (d *Drain) taken() envelope.Cursor {
+	d.feed.mu.Lock()
+	defer d.feed.mu.Unlock()
+	if d.feed.taken.IsZero() {
+		return clone(d.feed.good)
+	}
+	return clone(d.feed.taken)
+}
+
+// take0 notes where a ring begins that is not in taken yet.
+func (f *feed) take0(ring envelope.StreamID, start uint64) {
+	if f.taken.IsZero() {
+		f.taken = clone(f.good)
+	}
+	if _, ok := f.taken.Rings[ring]; ok {
+		return
+	}
+	if f.taken.Rings == nil {
+		f.taken.Rings = make(map[envelope.StreamID]uint64)
+	}
+	f.taken.Rings[ring] = start
+}
+
+// untake puts back a chunk that was not written.
+func (f *feed) untake(c *chunk) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if next := f.cur; next != nil {
+		c.buf = slices.Concat(c.buf, next.buf)
+		c.entries = append(c.entries, next.entries...)
+		next.free()
+	}
+	f.cur = c
+}
+
+// discard forgets a chunk that is not to be written: it was not read.
+func (s *sender) discard(c *chunk) {
+	if c == nil {
+		return
+	}
+	s.feed.mu.Lock()
+	s.feed.untell(nil, c.entries)
+	for i := range c.entries {
+		e := &c.entries[i]
+		s.feed.pending -= min(s.feed.pending, e.records+e.filtered+e.refused)
+	}
+	s.feed.mu.Unlock()
+	c.free()
+}
+
+// plus adds what a drain did in its lives before. What is of the moment stays.
+func (s Stats) plus(before *Stats) Stats {
+	s.Accepted += before.Accepted
+	s.Delivered += before.Delivered
+	s.Missed += before.Missed
+	s.Filtered += before.Filtered
+	s.Refused += before.Refused
+	s.Resent += before.Resent
+	s.Resets += before.Resets
+	s.Shortened += before.Shortened
+	s.Bytes += before.Bytes
+	s.Connects += before.Connects
+	s.Failures += before.Failures
+	s.Moves += before.Moves
+	if s.LastGap == nil {
+		s.LastGap = before.LastGap
+	}
+	if s.LastSent.IsZero() {
+		s.LastSent = before.LastSent
+	}
+	return s
+}
