@@ -125,19 +125,37 @@ func (s *subscription) surplus(ctx context.Context, feeds []*feed) uint64 {
 			total += f.bound() - min(f.at.Position(), f.bound())
 			continue
 		}
-		at := f.at
-		buf := buffers.Get().(*[]byte)
-		for at.Position() < f.bound() && ctx.Err() == nil {
-			b := at.Read(sized(buf, s.q.MaxBytes))
-			if b.Count == 0 {
-				break
-			}
-			f.keep(&b)
-			total += uint64(b.Count)
-		}
-		buffers.Put(buf)
+		total += s.rewind(ctx, f)
 	}
 	return total - min(total, uint64(s.q.Last))
+}
+
+// rewind moves a feed, of which a filter leaves records out, on to where the last
+// ones begin that the query wants, or somewhat before, and returns how many it wants
+// from there on. It looks back in steps that grow: the last hundred errors of a
+// million lines are mostly near the end.
+func (s *subscription) rewind(ctx context.Context, f *feed) (count uint64) {
+	oldest, from := f.at.Position(), f.bound()
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for step := max(2*uint64(s.q.Last), 256); from > oldest && count < uint64(s.q.Last) && ctx.Err() == nil; step *= 2 {
+		end := from
+		from = max(oldest, end-min(end, step))
+		for at := f.src.ring.Reader(from); at.Position() < end; {
+			b := at.Read(sized(buf, s.q.MaxBytes))
+			start := b.Position - uint64(b.Count)
+			if b.Count == 0 || start >= end {
+				break
+			}
+			b = first(b, int(min(uint64(b.Count), end-start)))
+			f.keep(&b)
+			count += uint64(b.Count)
+		}
+	}
+	if from > oldest {
+		f.at = f.src.ring.Reader(from)
+	}
+	return count
 }
 
 // sized is the first size bytes of buf's capacity, for which it grows if needed.

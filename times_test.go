@@ -138,6 +138,47 @@ func TestQueriesByTime(t *testing.T) {
 	}
 }
 
+// TestLastOfFiltered asks for the last records that a filter wants, and compares
+// with a choice from all; of few among many, the rest is not read.
+func TestLastOfFiltered(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 5))
+	r := New(&Options{Budget: 4 << 20})
+	defer r.Close()
+	text := strings.Repeat("x", 100)
+	for i := range 20_000 {
+		kind := envelope.Out
+		if rng.IntN(1+i%3000) == 0 || i < 200 {
+			kind = envelope.Err
+		}
+		b := envelope.Batch{Records: envelope.AppendLog(nil, app(string(rune('a'+rng.IntN(3))), "s", "o"), int64(i), kind, fmt.Append(nil, i, text)), Count: 1}
+		write(t, r, b)
+	}
+	all, _ := readStamped(t, r, envelope.Query{Select: envelope.Everything, ByTime: true})
+	for range 300 {
+		q := envelope.Query{Last: 1 + rng.IntN(1+rng.IntN(400)), MaxBytes: 1 + rng.IntN(10_000), ByTime: true}
+		sel := envelope.Selector{Stderr: true}
+		if rng.IntN(2) == 0 {
+			sel.App = string(rune('a' + rng.IntN(3)))
+		}
+		q.Select = []envelope.Selector{sel}
+		want := slices.DeleteFunc(slices.Clone(all), func(s stamped) bool { return !s.err || sel.App != "" && s.app != sel.App })
+		want = want[max(0, len(want)-q.Last):]
+		if got, missed := readStamped(t, r, q); !slices.Equal(got, want) || missed != 0 {
+			t.Fatalf("%+v: %d records, want %d; missed %d", q, len(got), len(want), missed)
+		}
+	}
+	read := uint64(0)
+	for b, err := range r.Batches(t.Context(), envelope.Query{Select: []envelope.Selector{{App: "a", Stderr: true}}, Last: 1}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		read += b.Next - b.First
+	}
+	if s := r.Stats(); read > s.Held/6 || s.Evicted == 0 {
+		t.Errorf("%d positions were read for one record: %+v", read, s)
+	}
+}
+
 // TestQueryByTimeReadsFewZones checks that the newest and the oldest thousand of
 // many, and a moment in the middle, are found without reading the rest, also where
 // filters leave out most records and others came late.
