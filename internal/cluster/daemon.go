@@ -89,6 +89,9 @@ func (d *Daemon) Stop(s os.Signal, limit time.Duration) (int, error) {
 	}
 }
 
+// Ops is the address of its operators' port.
+func (d *Daemon) Ops() string { return d.ops }
+
 // Get asks the operators' port.
 func (d *Daemon) Get(path string) (body string, status int) {
 	resp, err := asking.Get("http://" + d.ops + path)

@@ -22,7 +22,8 @@ type wire struct {
 
 	mu    sync.Mutex
 	ends  []net.Conn
-	until time.Time // nobody gets through before
+	until time.Time     // nobody gets through before
+	late  time.Duration // what is carried
 }
 
 func newWire(t *testing.T, to string) *wire {
@@ -61,10 +62,33 @@ func (w *wire) carry(c net.Conn) {
 	w.ends = append(w.ends, c, s)
 	w.mu.Unlock()
 	go func() {
-		io.Copy(c, s)
+		w.copy(c, s)
 		c.Close()
 	}()
-	io.Copy(s, c)
+	w.copy(s, c)
+}
+
+func (w *wire) copy(to, from net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		w.mu.Lock()
+		late := w.late
+		w.mu.Unlock()
+		if late > 0 {
+			time.Sleep(late)
+		}
+		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+			return
+		}
+	}
+}
+
+// delay makes each piece that is carried late.
+func (w *wire) delay(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = d
 }
 
 // cut breaks what is carried, and lets nobody through for so long.

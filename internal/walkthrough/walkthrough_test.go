@@ -6,6 +6,7 @@ package walkthrough
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,21 +33,24 @@ var bin = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../../cmd/...").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../../cmd/...", "../../examples/cf").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %v\n%s", err, out)
 	}
 	return dir, nil
 })
 
-// world is one all-in-one server with its ports, and where everything is
-// written.
+// world is where the commands meet: one all-in-one server, or what stands in its
+// place, with its ports; and where everything is written.
 type world struct {
 	t      testing.TB
 	dir    string
 	bin    string
 	ingest string
-	v1     string // datagrams of the old API
+	second string // where every other program sends, and dumps come from, if there are two
+	dumps  string
+	env    []string // of those who read
+	v1     string   // datagrams of the old API
 	people string
 	ops    string
 	drains string
@@ -174,17 +178,28 @@ func (w *world) metric(name string) int {
 	return -1
 }
 
+// guid is the platform's id of what has a name.
+func guid(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%x-%x-4000-8000-%x", sum[:4], sum[4:6], sum[6:12])
+}
+
 // agent runs one of the programs of this test under loggregator-agent.
 func (w *world) agent(app, space, program string, flags ...string) *process {
-	vcap := fmt.Sprintf(`{"application_id":"%s-guid","application_name":%q,"space_id":"%s-guid","space_name":%q,"organization_id":"acme-guid","organization_name":"acme"}`, app, app, space, space)
+	vcap := fmt.Sprintf(`{"application_id":%q,"application_name":%q,"space_id":%q,"space_name":%q,"organization_id":%q,"organization_name":"acme"}`,
+		guid(app), app, guid(space), space, guid("acme"))
+	to := w.ingest
+	if w.second != "" {
+		w.ingest, w.second = w.second, w.ingest
+	}
 	return w.start(app, []string{"VCAP_APPLICATION=" + vcap, "CF_INSTANCE_INDEX=0", programEnv + "=" + program},
-		"loggregator-agent", slices.Concat([]string{"run", "-server", "tcp://" + w.ingest}, flags, []string{"--", os.Args[0]})...)
+		"loggregator-agent", slices.Concat([]string{"run", "-server", "tcp://" + to}, flags, []string{"--", os.Args[0]})...)
 }
 
 // follow starts cf-logs and waits until the server serves it.
 func (w *world) follow(name string, args ...string) *process {
 	w.t.Helper()
-	p := w.start(name, nil, "cf-logs", append([]string{"--target", "http://" + w.people, "--json"}, args...)...)
+	p := w.start(name, w.env, "cf-logs", append([]string{"--target", "http://" + w.people, "--json"}, args...)...)
 	until(w.t, 10*time.Second, "reader", func() bool { return w.metric("http_readers") == 1 })
 	return p
 }
@@ -224,10 +239,21 @@ func stream(lines []line, source, name string) (texts []string, times []time.Tim
 	return texts, times
 }
 
-// TestEveryLineEverywhere is the main job, end to end.
+// TestEveryLineEverywhere is the main job, end to end, in one process.
 func TestEveryLineEverywhere(t *testing.T) {
-	const printed, requests = 100_000, 500
 	w := newWorld(t)
+	everyLineEverywhere(t, w, w.serve)
+	w.server.signal(os.Interrupt)
+	if code := w.server.wait(15 * time.Second); code != 0 {
+		t.Errorf("the server ended with status %d", code)
+	}
+	checkNoSecretsOrPanics(t, "the server", w.server.said(w.server.errors))
+}
+
+// everyLineEverywhere has three programs print, and looks for it in a tail, a
+// dump and three drains. serve is called when w.drains is there.
+func everyLineEverywhere(t *testing.T, w *world, serve func()) {
+	const printed, requests = 100_000, 500
 	syslog := startRsyslog(t, w.dir, 3)
 	w.drains = filepath.Join(w.dir, "drains.json")
 	bindings := fmt.Sprintf(`{"drains":[{"app":"web","url":"syslog://%s"},{"space":"prod","url":"syslog://%s"},{"url":"syslog://%s"}]}`,
@@ -235,7 +261,7 @@ func TestEveryLineEverywhere(t *testing.T) {
 	if err := os.WriteFile(w.drains, []byte(bindings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.serve()
+	serve()
 	tail := w.follow("tail", "--space=prod")
 
 	began := time.Now()
@@ -285,20 +311,24 @@ func TestEveryLineEverywhere(t *testing.T) {
 		t.Errorf("the tail has %d lines, want %d", len(tailed), wantTail)
 	}
 	checkStreams(t, "tail", tailed, map[string]map[string][]string{
-		"web-guid":     {"OUT": {"bye"}, "ERR": wantWeb},
-		"printer-guid": {"OUT": wantPrinter},
-		"odd-guid":     {},
+		guid("web"):     {"OUT": {"bye"}, "ERR": wantWeb},
+		guid("printer"): {"OUT": wantPrinter},
+		guid("odd"):     {},
 	}, began, ended)
 
 	// The dump of the organization, and that it is in the order of time.
-	dump := w.start("dump", nil, "cf-logs", "--target", "http://"+w.people, "--json", "--org=acme", "--recent")
+	dumps := w.people
+	if w.dumps != "" {
+		dumps = w.dumps
+	}
+	dump := w.start("dump", w.env, "cf-logs", "--target", "http://"+dumps, "--json", "--org=acme", "--recent")
 	if code := dump.wait(30 * time.Second); code != 0 {
 		t.Errorf("the dump ended with status %d", code)
 	}
 	everywhere := map[string]map[string][]string{
-		"web-guid":     {"OUT": {"bye"}, "ERR": wantWeb},
-		"printer-guid": {"OUT": wantPrinter},
-		"odd-guid":     {"OUT": oddOut, "ERR": oddErr},
+		guid("web"):     {"OUT": {"bye"}, "ERR": wantWeb},
+		guid("printer"): {"OUT": wantPrinter},
+		guid("odd"):     {"OUT": oddOut, "ERR": oddErr},
 	}
 	dumped := parseJSON(t, dump.said(dump.out))
 	if want := wantTail + len(oddOut) + len(oddErr); len(dumped) != want {
@@ -308,7 +338,7 @@ func TestEveryLineEverywhere(t *testing.T) {
 	checkMerged(t, dumped)
 
 	// What a person sees.
-	text := w.start("text", nil, "cf-logs", "--target", "http://"+w.people, "--app=odd", "--recent", "--stderr")
+	text := w.start("text", w.env, "cf-logs", "--target", "http://"+w.people, "--app=odd", "--recent", "--stderr")
 	text.wait(10 * time.Second)
 	var heads []string
 	for l := range strings.Lines(text.said(text.out)) {
@@ -324,7 +354,7 @@ func TestEveryLineEverywhere(t *testing.T) {
 	for _, l := range dumped {
 		times[l.SourceID+l.Stream+l.Text] = l.Timestamp
 	}
-	for i, sources := range [][]string{{"web-guid"}, {"web-guid", "printer-guid"}, {"web-guid", "printer-guid", "odd-guid"}} {
+	for i, sources := range [][]string{{guid("web")}, {guid("web"), guid("printer")}, {guid("web"), guid("printer"), guid("odd")}} {
 		want := make(map[string]map[string][]string)
 		count := 0
 		for _, source := range sources {
@@ -345,12 +375,6 @@ func TestEveryLineEverywhere(t *testing.T) {
 			}
 		}
 	}
-
-	w.server.signal(os.Interrupt)
-	if code := w.server.wait(15 * time.Second); code != 0 {
-		t.Errorf("the server ended with status %d", code)
-	}
-	checkNoSecretsOrPanics(t, w.server)
 }
 
 // checkStreams compares the lines of each source and stream, in order, and that
@@ -396,10 +420,12 @@ func countLines(file string) int {
 	return bytes.Count(b, []byte("\n"))
 }
 
-func checkNoSecretsOrPanics(t *testing.T, p *process) {
+func checkNoSecretsOrPanics(t *testing.T, who, said string, secrets ...string) {
 	t.Helper()
-	if said := p.said(p.errors); strings.Contains(said, "panic") || strings.Contains(said, "goroutine ") {
-		t.Errorf("the server said:\n%s", said)
+	for _, bad := range append(secrets, "panic", "goroutine ") {
+		if strings.Contains(said, bad) {
+			t.Errorf("%s said:\n%s", who, said)
+		}
 	}
 }
 
@@ -526,7 +552,7 @@ func TestRubbishHarmsNobody(t *testing.T) {
 
 	program.wait(30 * time.Second)
 	until(t, 20*time.Second, "last line in the tail", func() bool { return countLines(tail.out.Name()) >= 20_001 })
-	texts, _ := stream(parseJSON(t, tail.said(tail.out)), "paced-guid", "OUT")
+	texts, _ := stream(parseJSON(t, tail.said(tail.out)), guid("paced"), "OUT")
 	for i, text := range texts {
 		if text != numbered(i) {
 			t.Fatalf("line %d is %.40q", i, text)
@@ -542,7 +568,7 @@ func TestRubbishHarmsNobody(t *testing.T) {
 	if n := strings.Count(said, "\n"); n == 0 || n > 40 {
 		t.Errorf("the server wrote %d lines about it:\n%.4000s", n, said)
 	}
-	checkNoSecretsOrPanics(t, w.server)
+	checkNoSecretsOrPanics(t, "the server", w.server.said(w.server.errors))
 	w.server.signal(os.Interrupt)
 	w.server.wait(15 * time.Second)
 }
