@@ -45,7 +45,6 @@ func (p *Process) door(name, addr, what string) *door {
 	fs.StringVar(&d.files.Key, name+"-key", "", "PEM `file` of its key")
 	fs.StringVar(&d.files.CA, name+"-clients", "", "PEM `file` of the CA that must have signed the certificates of those who come to -"+name+"; empty asks them for none")
 	fs.StringVar(&d.names, name+"-client-names", "", "`names`, with commas between, of which their certificates must carry one; empty: any")
-	p.doors = append(p.doors, d)
 	p.checks = append(p.checks, func() error {
 		_, err := d.config()
 		return errors.Join(err, daemon.CheckAddress(d.name, d.addr, p.insecure || d.protected()))
@@ -169,20 +168,22 @@ func serveHTTP(s *http.Server, ln net.Listener) error {
 // dialer is how the daemon comes to others: by TLS 1.3, to names that their
 // certificates must carry, showing a certificate of its own.
 type dialer struct {
-	name  string
-	files transport.TLSFiles
-	seen  certificates
+	prefix string // of the flags' names
+	files  transport.TLSFiles
+	seen   certificates
 }
 
-// dialer adds the flags of connections to other daemons; prefix is that of their
-// names.
+// dialer adds the flags of connections to other daemons; prefix begins their names,
+// if it is not empty.
 func (p *Process) dialer(prefix, whose string) *dialer {
-	d := &dialer{name: prefix}
+	d := &dialer{}
+	if prefix != "" {
+		d.prefix = prefix + "-"
+	}
 	fs := p.Flags
-	fs.StringVar(&d.files.CA, prefix+"-ca", "", "PEM `file` of the CA of "+whose+"; default the system's")
-	fs.StringVar(&d.files.Cert, prefix+"-cert", "", "PEM `file` of the certificate to show to them. Changed files are read again")
-	fs.StringVar(&d.files.Key, prefix+"-key", "", "PEM `file` of its key")
-	p.readers = append(p.readers, d)
+	fs.StringVar(&d.files.CA, d.prefix+"ca", "", "PEM `file` of the CA of "+whose+"; default the system's")
+	fs.StringVar(&d.files.Cert, d.prefix+"cert", "", "PEM `file` of the certificate to show to them. Changed files are read again")
+	fs.StringVar(&d.files.Key, d.prefix+"key", "", "PEM `file` of its key")
 	p.checks = append(p.checks, func() error {
 		_, err := d.current()
 		return err
@@ -194,7 +195,7 @@ func (p *Process) dialer(prefix, whose string) *dialer {
 func (d *dialer) current() (func() *tls.Config, error) {
 	current, err := d.files.Client()
 	if err != nil {
-		return nil, fmt.Errorf("-%s-ca, -%[1]s-cert, -%[1]s-key: %w", d.name, err)
+		return nil, fmt.Errorf("-%sca, -%[1]scert, -%[1]skey: %w", d.prefix, err)
 	}
 	return func() *tls.Config {
 		c := current()
@@ -206,7 +207,7 @@ func (d *dialer) current() (func() *tls.Config, error) {
 // open is current, watched.
 func (d *dialer) open(p *Process) (func() *tls.Config, error) {
 	d.files.Logger = p.Log
-	p.watch(d.name, &d.seen, d.files)
+	p.watch(d.prefix+"cert", &d.seen, d.files)
 	return d.current()
 }
 

@@ -1,7 +1,11 @@
 package rooms
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -11,9 +15,10 @@ import (
 
 // Drains are the receivers to which logs are sent.
 type Drains struct {
-	p     *Process
-	Flags drains.Flags
-	set   *drain.Set
+	p       *Process
+	Flags   drains.Flags
+	lasting bool
+	set     *drain.Set
 }
 
 // NewDrains adds the flags of the drains. positions is the default of -positions.
@@ -23,19 +28,38 @@ func NewDrains(p *Process, positions string) *Drains {
 	return d
 }
 
+// Required has the process do nothing else: it needs drains, and is not ready
+// while they cannot be known.
+func (d *Drains) Required() {
+	d.p.checks = append(d.p.checks, func() error {
+		if !d.Flags.Named() {
+			return errors.New("there is nothing to do without -drains FILE, -drains-capi URL or -drains-cache URL; see -help")
+		}
+		return nil
+	})
+	d.p.ready = append(d.p.ready, func() error { return d.set.Err() })
+}
+
 // Open drains src. What applications are told of their drains goes to tell.
-func (d *Drains) Open(src envelope.Source, tell envelope.Writer) (err error) {
+// lasting means that src outlives the process: with the drains' positions kept,
+// what is not delivered at the end is when it is started again.
+func (d *Drains) Open(src envelope.Source, tell envelope.Writer, lasting bool) (err error) {
 	p := d.p
 	if d.Flags.Named() {
 		if d.set, err = d.Flags.Open(src, tell, p.Log); err != nil {
 			return err
 		}
 		set := d.set
-		p.onStop(phaseDrains, "drains", set.Shutdown, d.left)
+		d.lasting = lasting && d.Flags.PositionsFile() != ""
+		p.onStop(phaseDrains, "drains", d.stop, d.left)
 		p.onPulse("drains", func() { set.Err() })
 		p.figures = append(p.figures, func(add func(ops.Metric)) { drains.Metrics(set, add) })
+		p.reports = append(p.reports, d.report)
 		for _, provider := range set.Providers() {
-			p.say("drains", "%d, as %s says; it is followed", provider.Bindings, provider.Name)
+			p.say("drains", "what %s names, %d now; it is followed", provider.Name, provider.Bindings)
+		}
+		if file := d.Flags.PositionsFile(); file != "" {
+			p.say("places", "kept in %s", file)
 		}
 		bindings := d.bindings()
 		p.reloads = append(p.reloads, func() string {
@@ -58,8 +82,23 @@ func (d *Drains) bindings() (n int) {
 	return n
 }
 
+// stop ends the drains. What they have not delivered is no failure if it will be.
+func (d *Drains) stop(ctx context.Context) error {
+	err := d.set.Shutdown(ctx)
+	if err != nil && d.lasting && d.set.Err() == nil {
+		d.p.reports = append(d.p.reports, func(out io.Writer) {
+			fmt.Fprintf(out, "What was not delivered is when this is started again, as far as it is held: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+		})
+		return nil
+	}
+	return err
+}
+
 // left is what drains have not delivered.
 func (d *Drains) left() string {
+	if d.lasting {
+		return ""
+	}
 	records, behind := uint64(0), 0
 	for _, s := range d.set.Status() {
 		n := s.Pending
@@ -75,4 +114,19 @@ func (d *Drains) left() string {
 		return ""
 	}
 	return fmt.Sprintf("%d records that %d drains had not delivered", records, behind)
+}
+
+// report says at the end what became of all records.
+func (d *Drains) report(out io.Writer) {
+	var sum drain.Stats
+	list := d.set.Status()
+	for _, s := range list {
+		sum.Delivered += s.Delivered
+		sum.Missed += s.Missed
+		sum.Filtered += s.Filtered
+		sum.Refused += s.Refused
+		sum.Pending += s.Pending
+	}
+	fmt.Fprintf(out, "Stopped. %d drains delivered %d records, missed %d, filtered %d, had %d refused, and left %d.\n",
+		len(list), sum.Delivered, sum.Missed, sum.Filtered, sum.Refused, sum.Pending)
 }

@@ -73,6 +73,8 @@ func (e *Egress) figures(add func(ops.Metric)) {
 
 // Remote is the servers that a process without rings reads from.
 type Remote struct {
+	All bool // the process is not ready unless all are connected
+
 	p      *Process
 	tls    *dialer
 	addr   string
@@ -118,12 +120,15 @@ func (r *Remote) Open() (*transport.Reader, error) {
 	return r.reader, nil
 }
 
-// isReady says nil while a server is connected.
+// isReady says nil while a server is connected, or all are.
 func (r *Remote) isReady() error {
 	var errs []error
 	for _, s := range r.reader.Servers() {
-		if s.Connected {
+		if s.Connected && !r.All {
 			return nil
+		}
+		if s.Connected {
+			continue
 		}
 		errs = append(errs, fmt.Errorf("%s is not connected: %s", s.Address, s.LastError))
 	}

@@ -35,10 +35,8 @@ type Process struct {
 	log       daemon.LogFlags
 	operators *door
 
-	checks  []func() error
-	live    map[string]func(value string) error // flags that a reload can change
-	doors   []*door
-	readers []*dialer
+	checks []func() error
+	live   map[string]func(value string) error // flags that a reload can change
 
 	// What opened parts have said.
 	listeners []io.Closer
@@ -231,6 +229,7 @@ func everyFlag() (names []string) {
 	NewCompat(p)
 	NewEgress(p)
 	NewRemote(p)
+	NewTeller(p)
 	NewDrains(p, "")
 	p.Flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	return names
