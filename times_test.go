@@ -147,7 +147,7 @@ func TestLastOfFiltered(t *testing.T) {
 	text := strings.Repeat("x", 100)
 	for i := range 20_000 {
 		kind := envelope.Out
-		if rng.IntN(1+i%3000) == 0 || i < 200 {
+		if rng.IntN(1+i%1500/10) == 0 {
 			kind = envelope.Err
 		}
 		b := envelope.Batch{Records: envelope.AppendLog(nil, app(string(rune('a'+rng.IntN(3))), "s", "o"), int64(i), kind, fmt.Append(nil, i, text)), Count: 1}
@@ -155,7 +155,7 @@ func TestLastOfFiltered(t *testing.T) {
 	}
 	all, _ := readStamped(t, r, envelope.Query{Select: envelope.Everything, ByTime: true})
 	for range 300 {
-		q := envelope.Query{Last: 1 + rng.IntN(1+rng.IntN(400)), MaxBytes: 1 + rng.IntN(10_000), ByTime: true}
+		q := envelope.Query{Last: 1 + rng.IntN(1+rng.IntN(500)), MaxBytes: 1 + rng.IntN(10_000), ByTime: true}
 		sel := envelope.Selector{Stderr: true}
 		if rng.IntN(2) == 0 {
 			sel.App = string(rune('a' + rng.IntN(3)))
