@@ -59,7 +59,8 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 
 	ctx, cancel := context.WithTimeoutCause(ctx, h.opt.StreamTimeout, errTimeout)
 	defer cancel()
-	s.timer = time.AfterFunc(min(idDelay, h.opt.Heartbeat), s.tick)
+	s.timer = time.AfterFunc(time.Hour, s.tick) // tick finds it set when it is reset
+	s.timer.Reset(min(idDelay, h.opt.Heartbeat))
 	err := s.deliver(ctx, pass, q)
 	s.end(ctx, err)
 	if sent := s.out.Close(); sent != nil {

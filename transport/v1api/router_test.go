@@ -51,13 +51,24 @@ func start(t testing.TB, budget int64) rig {
 // publish appends n numbered lines of app, a batch at a time.
 func (r rig) publish(t testing.TB, app string, first, n, batch int) {
 	t.Helper()
-	id := envelope.Identity{SourceID: app, InstanceID: "0", Tags: map[string]string{"source_type": "APP/PROC/WEB"}}.Encode()
+	r.publishAs(t, envelope.Identity{SourceID: app, InstanceID: "0", Tags: map[string]string{"source_type": "APP/PROC/WEB"}}, first, n, batch)
+}
+
+// publishLong does so with lines that fill the system's buffers soon.
+func (r rig) publishLong(t testing.TB, app string, n int) {
+	t.Helper()
+	r.publishAs(t, envelope.Identity{SourceID: app, Tags: map[string]string{"long": strings.Repeat("x", 600)}}, 1, n, 100)
+}
+
+func (r rig) publishAs(t testing.TB, id envelope.Identity, first, n, batch int) {
+	t.Helper()
+	fixed := id.Encode()
 	var records []byte
 	for i := first; i < first+n; i += batch {
 		count := min(batch, first+n-i)
 		records = records[:0]
 		for k := range count {
-			records = envelope.AppendLog(records, id, time.Now().UnixNano(), envelope.Out, strconv.AppendInt(nil, int64(i+k), 10))
+			records = envelope.AppendLog(records, fixed, time.Now().UnixNano(), envelope.Out, strconv.AppendInt(nil, int64(i+k), 10))
 		}
 		if err := r.WriteBatch(context.Background(), envelope.Batch{Records: records, Count: count}); err != nil {
 			t.Error(err)
@@ -144,14 +155,14 @@ func TestSlowReader(t *testing.T) {
 			}
 			slow, fast := dial(t, r.url+path), dial(t, r.url+fastPath)
 			r.awaitReaders(2)
-			const n = 100_000
+			const n = 20_000
 			var f, s seen
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for f.records+f.missed < n && f.take(t, fast) {
 				}
 			})
-			r.publish(t, guid, 1, n, 100)
+			r.publishLong(t, guid, n)
 			wg.Wait()
 			for s.records+s.missed < n && s.take(t, slow) {
 			}
