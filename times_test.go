@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -69,13 +70,13 @@ func choose(all []stamped, q *envelope.Query) []stamped {
 // sources into a budget that is too small, and compares queries at random with a
 // choice from all that is held.
 func TestQueriesByTime(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(4) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		r := New(&Options{Budget: ringbuf.MinBudget})
 		names := []string{"a", "b", "c"}
 		jumble := 1 + rng.IntN(3000)
 		number := 0
-		for round := range 25 {
+		for round := range 15 {
 			for range rng.IntN(20) {
 				name := names[min(rng.IntN(6), 2)]
 				var b envelope.Batch
@@ -93,9 +94,9 @@ func TestQueriesByTime(t *testing.T) {
 				write(t, r, b)
 			}
 			all, _ := readStamped(t, r, everything)
-			for range 20 {
+			for range 15 {
 				at := int64(number) / 3
-				q := envelope.Query{ByTime: rng.IntN(2) == 0, MaxBytes: rng.IntN(20_000)}
+				q := envelope.Query{ByTime: rng.IntN(2) == 0, MaxBytes: 500 + rng.IntN(20_000)}
 				q.Until = time.Unix(0, rng.Int64N(at+100))
 				if rng.IntN(2) == 0 {
 					q.Since = time.Unix(0, q.Until.UnixNano()-rng.Int64N(at+100)-1)
@@ -116,8 +117,7 @@ func TestQueriesByTime(t *testing.T) {
 				order := func(a, b stamped) int { return cmp.Compare(a.text, b.text) }
 				last := map[string]int{}
 				for _, s := range got {
-					n := 0
-					fmt.Sscan(strings.TrimRight(s.text, "x"), &n)
+					n, _ := strconv.Atoi(strings.TrimRight(s.text, "x"))
 					if n <= last[s.app] {
 						t.Fatalf("seed %d, round %d: %+v: %d of %s after %d", seed, round, q, n, s.app, last[s.app])
 					}
@@ -142,10 +142,10 @@ func TestQueriesByTime(t *testing.T) {
 // with a choice from all; of few among many, the rest is not read.
 func TestLastOfFiltered(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 5))
-	r := New(&Options{Budget: 4 << 20})
+	r := New(&Options{Budget: ringbuf.MinBudget})
 	defer r.Close()
 	text := strings.Repeat("x", 100)
-	for i := range 20_000 {
+	for i := range 8_000 {
 		kind := envelope.Out
 		if rng.IntN(1+i%1500/10) == 0 {
 			kind = envelope.Err
@@ -154,8 +154,8 @@ func TestLastOfFiltered(t *testing.T) {
 		write(t, r, b)
 	}
 	all, _ := readStamped(t, r, envelope.Query{Select: envelope.Everything, ByTime: true})
-	for range 300 {
-		q := envelope.Query{Last: 1 + rng.IntN(1+rng.IntN(500)), MaxBytes: 1 + rng.IntN(10_000), ByTime: true}
+	for range 60 {
+		q := envelope.Query{Last: 1 + rng.IntN(1+rng.IntN(500)), MaxBytes: 500 + rng.IntN(10_000), ByTime: true}
 		sel := envelope.Selector{Stderr: true}
 		if rng.IntN(2) == 0 {
 			sel.App = string(rune('a' + rng.IntN(3)))
@@ -271,7 +271,7 @@ func TestQueryByTimeWhileWriting(t *testing.T) {
 	for w := range 2 {
 		writers.Go(func() {
 			text := []byte(strings.Repeat("x", 200))
-			for n := range 20_000 {
+			for n := range 6_000 {
 				b := envelope.Batch{Records: envelope.AppendLog(nil, app(fmt.Sprint(w), "s", "o"), int64(n), envelope.Out, text), Count: 1}
 				r.WriteBatch(ctx, b)
 			}
@@ -281,16 +281,16 @@ func TestQueryByTimeWhileWriting(t *testing.T) {
 		readers.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(k), 9))
 			for ctx.Err() == nil {
-				from := rng.Int64N(20_000)
-				q := envelope.Query{Select: envelope.Everything, Since: time.Unix(0, from), Until: time.Unix(0, from+1000), First: 10}
+				from := rng.Int64N(6_000)
+				q := envelope.Query{Select: envelope.Everything, Since: time.Unix(0, from), Until: time.Unix(0, from+300), First: 10}
 				last := map[string]int64{}
 				for b, err := range r.Batches(ctx, q) {
 					if err != nil {
 						break
 					}
 					for _, s := range stampedOf(b) {
-						if before, again := last[s.app]; s.time < from || s.time >= from+1000 || again && s.time <= before {
-							t.Errorf("%d after %d for [%d, %d)", s.time, before, from, from+1000)
+						if before, again := last[s.app]; s.time < from || s.time >= from+300 || again && s.time <= before {
+							t.Errorf("%d after %d for [%d, %d)", s.time, before, from, from+300)
 							return
 						}
 						last[s.app] = s.time
