@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -17,6 +18,7 @@ type GRPC struct {
 	p       *Process
 	door    *door
 	readers string // names of certificates
+	limits  grpcv2.Options
 
 	server *grpcv2.Server
 }
@@ -27,6 +29,13 @@ func NewGRPC(p *Process, addr string, a *Access) *GRPC {
 	g := &GRPC{p: p}
 	g.door = p.door("grpc", addr, "of the v2 API over gRPC: senders, readers, Log Cache")
 	g.door.foreign = true
+	p.Flags.IntVar(&g.limits.MaxConns, "grpc-max-connections", 4096, "how `many` connections -grpc takes at a time")
+	p.checks = append(p.checks, func() error {
+		if g.limits.MaxConns <= 0 {
+			return errors.New("-grpc-max-connections: must be more than 0")
+		}
+		return nil
+	})
 	if a != nil {
 		g.door.strict, g.door.guarded = true, a.restricted
 		p.Flags.StringVar(&g.readers, "grpc-readers", "", "`names` in certificates, with commas between, by which clients of -grpc may read everything without a token, as reverselogproxy")
@@ -52,12 +61,13 @@ func (g *GRPC) Open(w envelope.Writer, gate *access.Gate, compat *Compat) error 
 	if err != nil || ln == nil {
 		return err
 	}
-	o := &grpcv2.Options{TLS: config, Logger: p.Log}
+	o := g.limits
+	o.TLS, o.Logger = config, p.Log
 	if compat != nil {
 		o.Certificates = g.Certificate
 		o.Services = func(r grpc.ServiceRegistrar) { compat.cache.Register(r) }
 	}
-	g.server = grpcv2.NewServer(w, gate, o)
+	g.server = grpcv2.NewServer(w, gate, &o)
 	p.onStop(phaseIn, "senders over gRPC", g.server.EndInput, func() string {
 		if n := g.server.Stats().Senders; n > 0 {
 			return fmt.Sprintf("%d senders over gRPC", n)

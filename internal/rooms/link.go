@@ -16,6 +16,7 @@ import (
 type Egress struct {
 	p      *Process
 	door   *door
+	max    int
 	server *transport.Egress
 }
 
@@ -24,6 +25,13 @@ func NewEgress(p *Process) *Egress {
 	e := &Egress{p: p}
 	e.door = p.door("egress", "127.0.0.1:3459", "at which loggregator-sink and loggregator-drain read")
 	e.door.strict = true
+	p.Flags.IntVar(&e.max, "max-daemons", 1024, "how `many` connections -egress takes at a time")
+	p.checks = append(p.checks, func() error {
+		if e.max <= 0 {
+			return errors.New("-max-daemons: must be more than 0")
+		}
+		return nil
+	})
 	return e
 }
 
@@ -34,7 +42,7 @@ func (e *Egress) Open(src envelope.Source) error {
 	if err != nil || ln == nil {
 		return err
 	}
-	e.server = transport.NewEgress(src, &transport.EgressOptions{TLS: config, Insecure: p.insecure, Logger: p.Log})
+	e.server = transport.NewEgress(src, &transport.EgressOptions{TLS: config, Insecure: p.insecure, MaxConns: e.max, Logger: p.Log})
 	p.onStop(phaseOut, "egress", e.server.Shutdown, func() string {
 		if n := e.server.Stats().Connections; n > 0 {
 			return fmt.Sprintf("%d daemons that read", n)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/ops"
@@ -17,6 +18,8 @@ type People struct {
 
 	http       *door
 	maxClients int
+	maxRequest int64
+	patience   time.Duration // for a request
 
 	handler *httpapi.Handler
 	conns   *limited
@@ -28,9 +31,11 @@ func NewPeople(p *Process, a *Access) *People {
 	h.http = p.door("http", "127.0.0.1:8080", "at which people read")
 	h.http.strict, h.http.foreign, h.http.guarded = true, true, a.restricted
 	p.Flags.IntVar(&h.maxClients, "max-clients", 20_000, "how `many` connections -http takes at a time")
+	daemon.SizeVar(p.Flags, &h.maxRequest, "max-request", 512<<10, "`bytes` of the head of a request to -http: its address, with parameters, and its headers")
+	p.Flags.DurationVar(&h.patience, "request-timeout", 10*time.Second, "how long a client may take for the head of a request")
 	p.checks = append(p.checks, func() error {
-		if h.maxClients <= 0 {
-			return errors.New("-max-clients: must be more than 0")
+		if h.maxClients <= 0 || h.maxRequest <= 0 || h.patience <= 0 {
+			return errors.New("-max-clients, -max-request, -request-timeout: must be more than 0")
 		}
 		return nil
 	})
@@ -57,7 +62,7 @@ func (h *People) Open(gate *access.Gate, compat *Compat) error {
 		}
 		h.handler.ServeHTTP(w, r)
 	}), p.Log)
-	server.TLSConfig = config
+	server.TLSConfig, server.MaxHeaderBytes, server.ReadHeaderTimeout = config, int(h.maxRequest), h.patience
 	p.onStop(phaseOut, "readers", h.handler.Shutdown, func() string {
 		if n := h.handler.Stats().Readers; n > 0 {
 			return fmt.Sprintf("%d readers in the middle", n)
