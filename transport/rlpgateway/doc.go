@@ -47,7 +47,8 @@
 // # Rights
 //
 // Every refusal by the Gate looks like 404, as the stock gateway's do, except that
-// a limit, and not being able to tell who may read what, is 503. The stock client
+// a limit, and not being able to tell who may read what, is 503, and a web page
+// from elsewhere 403. The stock client
 // gives up for good after ten refusals in a row, for which it takes a moment; so
 // such a request is held for Options.Patience first.
 package rlpgateway

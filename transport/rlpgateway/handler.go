@@ -129,6 +129,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	if sentence := h.gate.Elsewhere(r); sentence != "" {
+		refuse(w, &refusal{http.StatusForbidden, "forbidden", sentence})
+		return
+	}
 	rd, err := h.readers.Enter()
 	if err != nil {
 		refuse(w, unavailable)

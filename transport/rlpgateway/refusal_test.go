@@ -105,6 +105,16 @@ func (a authorizer) Authorize(context.Context, string, []envelope.Selector) (acc
 	return a()
 }
 
+func TestPageFromElsewhere(t *testing.T) {
+	h := New(access.NewGate(&script{}, nil, nil), nil)
+	r := httptest.NewRequest(http.MethodGet, "/v2/read?log", nil)
+	r.Header.Set("Origin", "https://evil.example.com")
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != 403 || !strings.Contains(w.Body.String(), `"error":"forbidden"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // A response that cannot be flushed is none that can be streamed.
 func TestStreamingUnsupported(t *testing.T) {
 	h := New(access.NewGate(&script{}, nil, nil), nil)

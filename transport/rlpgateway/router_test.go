@@ -367,6 +367,44 @@ func TestLargeRecord(t *testing.T) {
 	}
 }
 
+// Over HTTP/2 it is the same, but for a header, and a reader who takes nothing is
+// cut off as well.
+func TestHTTP2(t *testing.T) {
+	router := loggregator.New(nil)
+	h := rlpgateway.New(access.NewGate(router, nil, nil), &rlpgateway.Options{WriteTimeout: 100 * time.Millisecond})
+	srv := httptest.NewUnstartedServer(h)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(func() {
+		h.Close()
+		srv.Close()
+		router.Close()
+	})
+	r := rig{router, h, srv.URL}
+	var bodies []io.ReadCloser
+	for range 2 {
+		resp, err := srv.Client().Get(r.url + "/v2/read?log")
+		if err != nil || resp.StatusCode != 200 || resp.ProtoMajor != 2 || resp.Header.Get("Connection") != "" {
+			t.Fatal(err, resp)
+		}
+		bodies = append(bodies, resp.Body)
+	}
+	r.awaitReaders(2)
+	r.publish(t, "app", 1, 1, 1)
+	var c client
+	c.read(t, bodies[0], func() bool { return c.records == 1 })
+	bodies[0].Close()
+	for deadline := time.Now().Add(30 * time.Second); h.Stats().Stalled == 0; { // the other one takes nothing
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", h.Stats())
+		}
+		r.publish(t, "app", 2, 1000, 100)
+	}
+	if _, err := io.Copy(io.Discard, bodies[1]); err == nil {
+		t.Error("the stream looks as if it had ended well")
+	}
+}
+
 // BenchmarkRead publishes batches of 100 lines of 200 bytes, one per iteration,
 // and waits until every reader has them all.
 func BenchmarkRead(b *testing.B) {

@@ -6,7 +6,7 @@
 //	GET /apps/{id}/containermetrics  the latest container metrics of each of its instances
 //	GET /firehose/{name}             everything, shared between the WebSockets of one user that give this name;
 //	                                 ?filter-type=logs or metrics
-//	POST /set-cookie                 the token as a cookie, for pages (Options.CookieDomain)
+//	POST /set-cookie                 the token as a cookie, for pages that may read (Options.CookieDomain)
 //
 // A WebSocket's binary messages, and the parts of the other answers, which are
 // multipart, are v1 envelopes, made by package internal/sonde. A gauge that is no
@@ -29,8 +29,8 @@
 //
 // # Rights
 //
-// The token is in the header Authorization, or in the cookie "authorization". A
-// WebSocket that a page of another site opens is refused (403), since a browser
-// would send that cookie along. A firehose of a user who may read a part is that
+// The token is in the header Authorization, or in the cookie "authorization". What
+// a page from elsewhere asks for is refused (403, access.Gate.Elsewhere), since a
+// browser would send that cookie along. A firehose of a user who may read a part is that
 // part. A firehose name is the user's own.
 package v1api

@@ -76,7 +76,7 @@ type Handler struct {
 	readers *outlet.Readers
 	dumps   chan struct{} // full when no more may be gathered
 
-	stalled, silent, batches, records, skipped, bytes, missed, untold, envelopes atomic.Uint64
+	stalled, silent, flooded, batches, records, skipped, bytes, missed, untold, envelopes atomic.Uint64
 }
 
 // New returns a Handler that lets read what the gate admits.
@@ -89,6 +89,7 @@ type Stats struct {
 	Readers   int    // streams and dumps served now
 	Stalled   uint64 // readers cut off because they took nothing for WriteTimeout
 	Silent    uint64 // readers cut off because they did not answer a ping
+	Flooded   uint64 // readers cut off because they sent too much
 	Batches   uint64 // batches read for all readers together
 	Records   uint64 // records in them
 	Skipped   uint64 // of those, not sent: v1, or this answer, has no form for them
@@ -101,7 +102,7 @@ type Stats struct {
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
 	return Stats{
-		Readers: h.readers.Len(), Stalled: h.stalled.Load(), Silent: h.silent.Load(),
+		Readers: h.readers.Len(), Stalled: h.stalled.Load(), Silent: h.silent.Load(), Flooded: h.flooded.Load(),
 		Batches: h.batches.Load(), Records: h.records.Load(), Skipped: h.skipped.Load(), Bytes: h.bytes.Load(),
 		Missed: h.missed.Load(), Untold: h.untold.Load(), Envelopes: h.envelopes.Load(),
 	}
@@ -145,6 +146,10 @@ func (h *Handler) Close() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff") // lines may look like HTML
 	w.Header().Set("Cache-Control", "no-store")
+	if sentence := h.gate.Elsewhere(r); sentence != "" { // a browser would send the cookie along
+		http.Error(w, sentence, http.StatusForbidden)
+		return
+	}
 	parts := strings.Split(r.URL.EscapedPath(), "/")
 	for i, p := range parts {
 		part, err := url.PathUnescape(p)

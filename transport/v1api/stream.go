@@ -104,8 +104,11 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, rd *outlet.Read
 			}
 			return nil
 		}, h.closing)
-		if errors.Is(sent, outlet.ErrStalled) {
+		switch {
+		case errors.Is(sent, outlet.ErrStalled):
 			h.stalled.Add(1)
+		case sent == wsout.ErrFlood:
+			h.flooded.Add(1)
 		}
 	}()
 }

@@ -284,6 +284,31 @@ func TestKeepalive(t *testing.T) {
 			close(done)
 		})
 	})
+	t.Run("says too much", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h, _, s := start(t, nil)
+			go func() {
+				for range 10_000 {
+					s.send(opBinary, make([]byte, 100))
+				}
+			}()
+			for {
+				op, p, err := s.frame(t)
+				if err != nil || op == opClose && binary.BigEndian.Uint16(p) != 1008 {
+					t.Fatalf("opcode %d %q, %v", op, p, err)
+				}
+				if op == opClose {
+					break
+				}
+			}
+			s.Close()
+			synctest.Wait()
+			if st := h.Stats(); st.Readers != 0 || st.Flooded != 1 {
+				t.Errorf("%+v", st)
+			}
+			h.Close()
+		})
+	})
 	t.Run("leaves", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h, _, s := start(t, nil)
@@ -379,7 +404,16 @@ func TestToken(t *testing.T) {
 }
 
 func TestSetCookie(t *testing.T) {
-	h := New(access.NewGate(&script{}, nil, nil), &Options{CookieDomain: "doppler.example.com"})
+	// The stock one answers any page; here it is one that may read.
+	gate := access.NewGate(&script{}, nil, &access.Options{Origins: []string{"apps.example.com"}})
+	h := New(gate, &Options{CookieDomain: "doppler.example.com"})
+	r := httptest.NewRequest(http.MethodPost, "/set-cookie", strings.NewReader("CookieName=authorization&CookieValue=abc"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Origin", "https://evil.example.com")
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != 403 || len(w.Header()["Set-Cookie"])+len(w.Header()["Access-Control-Allow-Origin"]) > 0 {
+		t.Errorf("a page from elsewhere: %d %v", w.Code, w.Header())
+	}
 	for _, tt := range []struct {
 		name, body string
 		status     int

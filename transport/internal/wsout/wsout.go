@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -18,9 +19,14 @@ import (
 	"github.com/cloudfoundry/loggregator/transport/internal/outlet"
 )
 
-// ErrSilent is the cause with which a WebSocket's context ends whose client does
-// not answer pings.
-var ErrSilent = errors.New("the client did not answer a ping")
+var (
+	// ErrSilent is the cause with which a Conn's context ends whose client does not
+	// answer pings.
+	ErrSilent = errors.New("the client did not answer a ping")
+	// ErrFlood is the error of a Conn whose client said too much. It has been told
+	// so, and is cut.
+	ErrFlood = errors.New("the client sends too much")
+)
 
 // Options say how a WebSocket is kept alive. All are required.
 type Options struct {
@@ -33,8 +39,7 @@ type Options struct {
 // Conn is the server's end of a connection that carries binary messages one
 // way.
 //
-// The library does the handshake, which refuses pages of other sites, the control
-// frames and the closing. Data frames go beside it into the same buffer: its
+// The library does the handshake, the control frames and the closing. Data frames go beside it into the same buffer: its
 // writer would need a message in one piece, and takes locks, timers and a system
 // call for each. What keeps the frames apart is that the buffer takes each whole.
 type Conn struct {
@@ -50,11 +55,13 @@ type Conn struct {
 	running sync.WaitGroup // reading and pinging
 }
 
-// Accept upgrades a request, or answers why not. The Conn must be Run. The
-// request's handler may return before that, which frees its buffers.
+// Accept upgrades a request, wherever it comes from, or answers why not. The Conn
+// must be Run. The request's handler may return before that, which frees its
+// buffers.
 func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Conn, error) {
 	hj := &hijacker{ResponseWriter: w, timeout: o.WriteTimeout}
-	ws, err := websocket.Accept(hj, r, nil)
+	// Without compression: a message that a client sends is as large as it is.
+	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +72,8 @@ func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Conn, error) {
 // answer any more (then with the cause ErrSilent), writes out what deliver has
 // appended, and closes the connection with the status and reason that closing
 // gives for deliver's error. It returns when everything has ended. Its error is
-// that of writing: outlet.ErrStalled, outlet.ErrAborted, or another for which the client does
-// not have all of it.
+// ErrFlood, outlet.ErrStalled, outlet.ErrAborted, or another for which the client
+// does not have all of it.
 func (s *Conn) Run(ctx context.Context, deliver func(context.Context) error, closing func(error) (status int, reason string)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -81,6 +88,9 @@ func (s *Conn) Run(ctx context.Context, deliver func(context.Context) error, clo
 
 	err := deliver(ctx)
 	sent := s.wire.out.Flush()
+	if s.wire.flooded.Load() {
+		sent = ErrFlood
+	}
 	if sent != nil {
 		s.ws.CloseNow()
 	} else {
@@ -177,7 +187,15 @@ type wire struct {
 	out     *outbuf.Writer
 	timeout time.Duration
 	early   []byte // what the client sent with its request
+
+	minute  time.Time // since when the client's bytes are counted
+	taken   int
+	flooded atomic.Bool
 }
+
+// maxInbound is how many bytes a client may send in a minute: it has nothing to
+// say but that it is there.
+const maxInbound = 256 << 10
 
 func (c *wire) Read(p []byte) (int, error) {
 	if len(c.early) > 0 {
@@ -185,7 +203,23 @@ func (c *wire) Read(p []byte) (int, error) {
 		c.early = c.early[n:]
 		return n, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if now := time.Now(); now.Sub(c.minute) >= time.Minute {
+		c.minute, c.taken = now, 0
+	}
+	if c.taken += n; c.taken > maxInbound {
+		c.flooded.Store(true)
+		c.out.Append(appendClose(nil, websocket.StatusPolicyViolation, "you send more than 256 KiB a minute, and nothing is read here"))
+		c.out.Flush()
+		return 0, ErrFlood
+	}
+	return n, err
+}
+
+// appendClose appends a frame that closes (RFC 6455, section 5.5.1).
+func appendClose(dst []byte, code websocket.StatusCode, reason string) []byte {
+	dst = append(dst, 0x80|opcodeClose, byte(2+len(reason)))
+	return append(binary.BigEndian.AppendUint16(dst, uint16(code)), reason...)
 }
 
 const (
