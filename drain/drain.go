@@ -91,8 +91,7 @@ type Drain struct {
 	done   chan struct{} // closed when all goroutines are gone
 	wake   func()        // should it sleep
 
-	until   func() time.Time // until when it may write, of a drain that is shared; nil: for ever
-	leaving atomic.Bool      // flush means leave
+	leaving atomic.Bool // flush means leave
 
 	// Guarded by feed.feed.mu.
 	stats  Stats
@@ -138,7 +137,6 @@ func openUntil(url string, src envelope.Source, q envelope.Query, o *Options, un
 		opened: time.Now(),
 		flush:  make(chan struct{}),
 		done:   make(chan struct{}),
-		until:  until,
 	}
 	d.query.MaxBytes = batchSize
 	d.log = d.opts.Logger
@@ -157,7 +155,9 @@ func openUntil(url string, src envelope.Source, q envelope.Query, o *Options, un
 		seen:    make(map[envelope.StreamID]uint32),
 		aged:    d.opened,
 		tell:    opts.Tell != nil && !selectsAll(q.Select),
-		shared:  until != nil,
+	}
+	if until != nil {
+		d.feed.lease = &lease{until: until}
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	s := &sender{Drain: d}

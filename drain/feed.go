@@ -63,6 +63,7 @@ func (c *chunk) free() {
 type feed struct {
 	target *target
 	format Formatter
+	lease  *lease // of a drain that is shared
 	opened time.Time
 	full   int // bytes from which on a chunk takes no more batches
 
@@ -73,16 +74,14 @@ type feed struct {
 	cur      *chunk                       // nil: empty
 	counted  map[envelope.StreamID]uint64 // ring to the position up to which Stats know its records
 	good     envelope.Cursor              // everything before it is known to be received
-	taken    envelope.Cursor              // of a shared drain: everything before it was acknowledged; empty: good is all there is
-	shared   bool
-	pending  uint64    // records rendered and not settled
-	owed     uint64    // records to be read again after going back
-	previous int64     // timestamp of the last record formatted
-	untold   gap       // of which the receiver was not told yet
-	toldAt   time.Time // when it was told last
-	away     bool      // the receiver is not there, or does not take anything
-	backAt   time.Time // when it came back last
-	tell     bool      // losses are told to applications, too
+	pending  uint64                       // records rendered and not settled
+	owed     uint64                       // records to be read again after going back
+	previous int64                        // timestamp of the last record formatted
+	untold   gap                          // of which the receiver was not told yet
+	toldAt   time.Time                    // when it was told last
+	away     bool                         // the receiver is not there, or does not take anything
+	backAt   time.Time                    // when it came back last
+	tell     bool                         // losses are told to applications, too
 
 	// Owned by whoever runs the feed.
 	read envelope.Cursor
@@ -120,9 +119,13 @@ func (f *feed) nextAge() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, positions := range []map[envelope.StreamID]uint64{
-		f.counted, f.good.Rings, f.good.Streams, f.taken.Rings, f.taken.Streams, f.read.Rings, f.read.Streams,
+		f.counted, f.good.Rings, f.good.Streams, f.read.Rings, f.read.Streams,
 	} {
 		maps.DeleteFunc(positions, old)
+	}
+	if f.lease != nil {
+		maps.DeleteFunc(f.lease.taken.Rings, old)
+		maps.DeleteFunc(f.lease.taken.Streams, old)
 	}
 	maps.DeleteFunc(f.seen, func(_ envelope.StreamID, age uint32) bool { return f.age-age >= 2 })
 }
@@ -187,7 +190,7 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 		}
 		f.good.Rings[b.Ring] = e.start
 	}
-	if f.shared && b.Ring != 0 {
+	if f.lease != nil && b.Ring != 0 {
 		f.take0(b.Ring, e.start)
 	}
 	lost := missed > 0 || b.Reset

@@ -16,11 +16,42 @@ import (
 // leasePoll is how often a lease that has ended is looked at.
 const leasePoll = 20 * time.Millisecond
 
+// lease is what a shared drain has besides.
+type lease struct {
+	until func() time.Time // it may write
+	taken envelope.Cursor  // everything before it was acknowledged; empty: the feed's good is all there is
+}
+
+// end is nil where there is no end.
+func (l *lease) end() func() time.Time {
+	if l == nil {
+		return nil
+	}
+	return l.until
+}
+
+// reset makes good all there is.
+func (l *lease) reset() {
+	if l != nil {
+		l.taken = envelope.Cursor{}
+	}
+}
+
+// begin makes taken what it means.
+func (l *lease) begin(good envelope.Cursor) {
+	if l.taken.IsZero() {
+		l.taken = clone(good)
+	}
+}
+
 // errLeaving ends the attempts to send what another will send.
 var errLeaving = errors.New("drain: left to another")
 
 // leased reports whether the drain may write now.
-func (d *Drain) leased() bool { return d.until == nil || time.Now().Before(d.until()) }
+func (d *Drain) leased() bool {
+	l := d.feed.lease
+	return l == nil || time.Now().Before(l.until())
+}
 
 // leave ends the drain so that another can take over where it stops: it writes
 // nothing more, waits for what it wrote to be acknowledged, and closes. When ctx
@@ -42,24 +73,22 @@ func (d *Drain) leave(ctx context.Context) {
 func (d *Drain) taken() envelope.Cursor {
 	d.feed.mu.Lock()
 	defer d.feed.mu.Unlock()
-	if d.feed.taken.IsZero() {
-		return clone(d.feed.good)
+	if l := d.feed.lease; l != nil && !l.taken.IsZero() {
+		return clone(l.taken)
 	}
-	return clone(d.feed.taken)
+	return clone(d.feed.good)
 }
 
 // take0 notes where a ring begins that is not in taken yet.
 func (f *feed) take0(ring envelope.StreamID, start uint64) {
-	if f.taken.IsZero() {
-		f.taken = clone(f.good)
+	l := f.lease
+	l.begin(f.good)
+	if l.taken.Rings == nil {
+		l.taken.Rings = make(map[envelope.StreamID]uint64)
 	}
-	if _, ok := f.taken.Rings[ring]; ok {
-		return
+	if _, ok := l.taken.Rings[ring]; !ok {
+		l.taken.Rings[ring] = start
 	}
-	if f.taken.Rings == nil {
-		f.taken.Rings = make(map[envelope.StreamID]uint64)
-	}
-	f.taken.Rings[ring] = start
 }
 
 // untake puts back a chunk that was not written.

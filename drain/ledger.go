@@ -3,8 +3,6 @@ package drain
 import (
 	"errors"
 	"time"
-
-	"github.com/cloudfoundry/loggregator/envelope"
 )
 
 // settle moves what the peer's kernel has acknowledged to the settled part of
@@ -39,11 +37,9 @@ func (s *sender) settle() {
 		s.stats.Missed += e.missed
 		s.stats.Resets += e.resets
 		s.feed.pending -= e.records + e.filtered + e.refused
-		if s.feed.shared {
-			if s.feed.taken.IsZero() {
-				s.feed.taken = clone(s.feed.good)
-			}
-			e.advance(&s.feed.taken)
+		if l := s.feed.lease; l != nil {
+			l.begin(s.feed.good)
+			e.advance(&l.taken)
 		}
 		if e.ring != 0 {
 			s.feed.counted[e.ring] = max(s.feed.counted[e.ring], e.position)
@@ -180,7 +176,7 @@ func (s *sender) rewind() {
 		s.feed.owed += e.records
 	}
 	s.feed.pending = 0
-	s.feed.taken = envelope.Cursor{}
+	s.feed.lease.reset()
 	s.oldest = 0
 	s.feed.mu.Unlock()
 	if c != nil {

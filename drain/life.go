@@ -36,7 +36,7 @@ func (s *sender) connect(needed bool) {
 			}
 		}()
 	}
-	c, err := dial(ctx, s.ctx, s.feed.target, s.opts, s.until)
+	c, err := dial(ctx, s.ctx, s.feed.target, s.opts, s.feed.lease.end())
 	if err != nil {
 		if ctx.Err() != nil { // of no interest any more
 			s.eager = false
@@ -145,7 +145,7 @@ func (s *sender) look(now bool) {
 	go func() {
 		var c *conn
 		if now || s.opts.own.moved(s.ctx, s.feed.target.host, ip) {
-			c, _ = dial(s.ctx, s.ctx, s.feed.target, s.opts, s.until) // an error is for when there is no other connection
+			c, _ = dial(s.ctx, s.ctx, s.feed.target, s.opts, s.feed.lease.end()) // an error is for when there is no other connection
 		}
 		found <- c
 	}()

@@ -76,7 +76,8 @@ func (s *sender) sleep(wait time.Duration) bool {
 	}
 	if idle {
 		// All that was read is good, so this is all there is to know.
-		s.feed.read, s.feed.taken, s.feed.counted = envelope.Cursor{}, envelope.Cursor{}, nil
+		s.feed.read, s.feed.counted = envelope.Cursor{}, nil
+		s.feed.lease.reset()
 		maps.DeleteFunc(s.feed.seen, func(_ envelope.StreamID, age uint32) bool { return age == s.feed.age })
 		if len(s.feed.seen) == 0 {
 			s.feed.seen = nil
