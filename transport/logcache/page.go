@@ -18,6 +18,7 @@ type page struct {
 
 	buf     []byte // records, in the order in which they were read
 	records []record
+	times   []int64 // see read
 	missed  uint64
 
 	json    envelope.ProtoJSON
@@ -72,57 +73,65 @@ func (p *page) fill(ctx context.Context, pass *access.Pass, r *request, size int
 	if r.nothing {
 		return nil
 	}
-	start, end, limit := r.start, r.end, r.limit
+	start, end, n := r.start, r.end, r.limit
+	if r.name != nil {
+		n = maxLimit // most of them are left out
+	}
 	for {
 		had, hadBytes := len(p.records), len(p.buf)
-		read, fits, err := p.read(ctx, pass, r, start, end, limit, size)
-		switch {
-		case err != nil:
+		edge, fits, err := p.read(ctx, pass, r, start, end, n, size)
+		if err != nil {
 			return err
-		case !fits && had > 0: // a full page of names that were found before
-			p.records, p.buf = p.records[:had], p.buf[:hadBytes]
-		case !fits && limit > 1:
-			p.clear()
-			limit = max(1, limit/4)
-			continue
-		case fits && r.name != nil && len(p.records) < limit && read.count >= limit:
-			// None of those that were left out will be asked for again, so go on.
-			if start = read.newest + 1; r.descending {
-				start, end = r.start, read.oldest
-			}
-			if start < end {
+		}
+		if !fits {
+			if had == 0 {
+				p.clear()
+				n = max(1, n/4)
 				continue
 			}
+			p.records, p.buf = p.records[:had], p.buf[:hadBytes] // the rest comes with the next answer
+			break
 		}
-		break
+		if r.name == nil || len(p.records) >= r.limit || len(p.times) < n {
+			break
+		}
+		if end = edge; !r.descending {
+			start, end = edge+1, r.end
+		}
+		if start >= end {
+			break
+		}
 	}
 	p.s.missed.Add(p.missed)
-	p.order(r.descending, limit)
+	if r.name != nil {
+		n = r.limit
+	}
+	p.order(r.descending, n)
 	return nil
 }
 
-// extent is what was read, before names were looked at.
-type extent struct {
-	count          int
-	oldest, newest int64
-}
-
-// read adds the first limit envelopes from start on and before end to the page, or
-// the last, and those with the same timestamp. fits is false if they are more than
-// size bytes, and fewer could be asked for; what is there then is a part of them.
-func (p *page) read(ctx context.Context, pass *access.Pass, r *request, start, end int64, limit, size int) (x extent, fits bool, err error) {
-	q := envelope.Query{Since: time.Unix(0, start), Until: time.Unix(0, end), First: limit, MaxBytes: 64 << 10}
+// read adds the first n envelopes from start on and before end to the page, or the
+// last, and those with the same timestamp as any of them. fits is false if that is
+// more than size bytes, and fewer can be asked for; then a part of them is there.
+//
+// Where names are asked for, p.times are the timestamps of all that was read, and
+// edge is the one up to which that is everything there is. Several servers give n
+// each, of which some are behind it: those are not added.
+func (p *page) read(ctx context.Context, pass *access.Pass, r *request, start, end int64, n, size int) (edge int64, fits bool, err error) {
+	q := envelope.Query{Since: time.Unix(0, start), Until: time.Unix(0, end), First: n, MaxBytes: 64 << 10}
 	if r.descending {
-		q.First, q.Last = 0, limit
+		q.First, q.Last = 0, n
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	had := len(p.records)
+	p.times = p.times[:0]
 	for b, err := range pass.Batches(ctx, q) {
 		if err != nil {
-			return x, false, err
+			return 0, false, err
 		}
 		if err := p.charge(len(b.Records)); err != nil {
-			return x, false, err
+			return 0, false, err
 		}
 		if b.Missed > 0 {
 			p.tell(b, r, start)
@@ -132,40 +141,47 @@ func (p *page) read(ctx context.Context, pass *access.Pass, r *request, start, e
 			if err != nil {
 				break
 			}
+			one := rest[:len(rest)-len(tail)]
+			rest = tail
 			route, _ := e.Route()
-			if at := route.Timestamp; at < start || at >= end {
+			at := route.Timestamp
+			if (at < start || at >= end) && (at < start || n == 1 || !r.descending || !r.wantsLogs()) {
 				// What the link to a server says of itself, which is of now. Whoever
 				// turns pages forwards would go on behind it, and lose the rest.
-				if at < start || limit == 1 || !r.descending || !r.wantsLogs() {
-					rest = tail
+				continue
+			}
+			from := len(p.buf)
+			if r.name == nil {
+				p.buf = append(p.buf, one...)
+			} else {
+				p.times = append(p.times, at)
+				if p.buf = appendNamed(p.buf, one, e, route.Kind, r.name); len(p.buf) == from {
 					continue
 				}
 			}
-			if x.count == 0 {
-				x.oldest, x.newest = route.Timestamp, route.Timestamp
-			}
-			x.oldest, x.newest = min(x.oldest, route.Timestamp), max(x.newest, route.Timestamp)
-			x.count++
-			from := len(p.buf)
-			if r.name == nil {
-				p.buf = append(p.buf, rest[:len(rest)-len(tail)]...)
-			} else {
-				p.buf = appendNamed(p.buf, rest[:len(rest)-len(tail)], e, route.Kind, r.name)
-			}
-			rest = tail
 			switch {
-			case len(p.buf) == from:
-			case len(p.buf) > size && limit > 1:
-				return x, false, nil
-			case len(p.buf) > size: // all of one timestamp: there is no smaller page
+			case len(p.buf) <= size:
+				p.records = append(p.records, record{at, from, len(p.buf)})
+			case n > 1:
+				return 0, false, nil
+			default: // all of one timestamp: there is no smaller page
 				p.buf = p.buf[:from]
 				p.s.cut.Add(1)
-			default:
-				p.records = append(p.records, record{route.Timestamp, from, len(p.buf)})
 			}
 		}
 	}
-	return x, true, nil
+	if len(p.times) < n {
+		return 0, true, nil
+	}
+	slices.Sort(p.times)
+	edge = p.times[n-1]
+	behind := func(r record) bool { return r.time > edge }
+	if r.descending {
+		edge = p.times[len(p.times)-n]
+		behind = func(r record) bool { return r.time < edge }
+	}
+	p.records = append(p.records[:had], slices.DeleteFunc(p.records[had:], behind)...)
+	return edge, true, nil
 }
 
 // tell adds a line that says what was given up just before the batch.

@@ -32,7 +32,7 @@ func TestSeveralServers(t *testing.T) {
 		go e.Serve(ln)
 		routers, servers, addresses = append(routers, r), append(servers, e), append(addresses, "tcp://"+ln.Addr().String())
 	}
-	reader, err := transport.NewReader(strings.Join(addresses, ","), nil)
+	reader, err := transport.NewReader(strings.Join(addresses, ","), &transport.ReaderOptions{TellAfter: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,8 +46,16 @@ func TestSeveralServers(t *testing.T) {
 		if i%50 == 0 && at > 20 {
 			at -= 20 // late
 		}
-		b := envelope.Batch{Records: logLine("a", at, fmt.Sprint(i)), Count: 1}
-		if err := routers[i*7/3%2].WriteBatch(t.Context(), b); err != nil {
+		counter := "other"
+		if i%100 == 0 {
+			counter = "wanted"
+		}
+		records := envelope.AppendCounter(logLine("a", at, fmt.Sprint(i)), identity("a"), at, counter, uint64(i), 1)
+		to := routers[i*7/3%2]
+		if i > n/2 { // most of the second half is on one
+			to = routers[min(i%9, 1)]
+		}
+		if err := to.WriteBatch(t.Context(), envelope.Batch{Records: records, Count: 2}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -56,7 +64,7 @@ func TestSeveralServers(t *testing.T) {
 			seen := map[string]bool{}
 			start, end, pages := int64(0), int64(1000), 0
 			for {
-				page := c.read("a", fmt.Sprintf("limit=%d&descending=%v&start_time=%d&end_time=%d", limit, descending, start, end))
+				page := c.read("a", fmt.Sprintf("envelope_types=LOG&limit=%d&descending=%v&start_time=%d&end_time=%d", limit, descending, start, end))
 				if len(page) == 0 {
 					break
 				}
@@ -78,7 +86,14 @@ func TestSeveralServers(t *testing.T) {
 			}
 		}
 	}
-	if _, body := c.get("/api/v1/meta"); !strings.Contains(body, `"a":{"count":"2000","expired":"0","oldest_timestamp":"1"`) {
+	for _, limit := range []int{1, 7, 19, 20, 21} {
+		for _, descending := range []bool{false, true} {
+			if got := c.read("a", fmt.Sprintf("name_filter=wanted&limit=%d&descending=%v&end_time=1000", limit, descending)); len(got) != min(limit, 20) {
+				t.Errorf("names, limit %d, descending %v: %q", limit, descending, got)
+			}
+		}
+	}
+	if _, body := c.get("/api/v1/meta"); !strings.Contains(body, `"a":{"count":"4000","expired":"0","oldest_timestamp":"1"`) {
 		t.Errorf("meta: %s", body)
 	}
 
