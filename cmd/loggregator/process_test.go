@@ -404,16 +404,21 @@ func TestMaxClients(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	processtest.Until(t, "two connections", func() bool { return p.Metric("loggregator_http_connections") == 2 })
-	resp, err := http.Get("http://" + p.Address("http") + "/v1/recent")
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
+	var resp *http.Response
+	var body []byte
+	processtest.Until(t, "an answer", func() bool { // a request that a busy machine is late with is cut off
+		var err error
+		if resp, err = http.Get("http://" + p.Address("http") + "/v1/recent"); err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, err = io.ReadAll(resp.Body)
+		return err == nil
+	})
 	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "2 connections are open, which is the limit") {
 		t.Errorf("%s %s", resp.Status, body)
 	}
-	if n := p.Metric("loggregator_http_connections_refused_total"); n != 1 {
+	if n := p.Metric("loggregator_http_connections_refused_total"); n < 1 {
 		t.Errorf("%v refused", n)
 	}
 	conns[0].Close()

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -48,12 +49,20 @@ func (l *limited) Accept() (net.Conn, error) {
 // maxLeaving bounds those who are being told.
 const maxLeaving = 64
 
-// turnAway says why. What the client sent is read, as what it is told would be
-// lost with a reset otherwise.
+// turnAway says why, once the client has asked: an answer to nothing would be
+// none, and what is not read would tear the connection before it is.
 func (l *limited) turnAway(nc net.Conn) {
 	defer l.leaving.Add(-1)
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(time.Second))
+	nc.SetDeadline(time.Now().Add(leaveTime))
+	head := make([]byte, 0, 4<<10)
+	for !bytes.Contains(head, []byte("\r\n\r\n")) && len(head) < cap(head) {
+		n, err := nc.Read(head[len(head):cap(head)])
+		if err != nil {
+			return
+		}
+		head = head[:len(head)+n]
+	}
 	why := fmt.Sprintf("%d connections are open, which is the limit; try again later\n", l.max)
 	fmt.Fprintf(nc, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(why), why)
 	if half, ok := nc.(interface{ CloseWrite() error }); ok {
@@ -61,6 +70,9 @@ func (l *limited) turnAway(nc net.Conn) {
 	}
 	io.Copy(io.Discard, io.LimitReader(nc, 64<<10))
 }
+
+// leaveTime is how long it may take to tell one of them.
+const leaveTime = 2 * time.Second
 
 // counted is a connection that is counted until it is closed.
 type counted struct {
