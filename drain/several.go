@@ -145,7 +145,10 @@ func (s *several) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envel
 				if !yield(step.batch, step.err) || step.err != nil {
 					return
 				}
-				taken <- struct{}{}
+				select {
+				case taken <- struct{}{}:
+				case <-ctx.Done(): // the other has gone
+				}
 			case <-ctx.Done():
 				yield(envelope.Batch{}, ctx.Err())
 				return
