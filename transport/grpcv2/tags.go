@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -191,6 +192,8 @@ func appendPreferred(dst []byte, e envelope.Envelope, plain bool) ([]byte, bool)
 		}
 		rest = rest[len(field):]
 	}
+	var few [fewTags]entry
+	tags := few[:0]
 	for rest = e; len(rest) > 0; {
 		num, typ, field, value, _ := split(rest)
 		if num == fieldDeprecated && typ == protowire.BytesType {
@@ -198,13 +201,43 @@ func appendPreferred(dst []byte, e envelope.Envelope, plain bool) ([]byte, bool)
 			if !ok {
 				return dst[:start], false
 			}
-			if t.set {
-				dst = appendTag(dst, t)
-			}
+			tags = append(tags, t)
 		}
 		rest = rest[len(field):]
 	}
+	for _, t := range lastOfEach(tags) {
+		if t.set {
+			dst = appendTag(dst, t)
+		}
+	}
 	return dst, true
+}
+
+// fewTags is up to how many tags are compared with one another.
+const fewTags = 16
+
+// lastOfEach leaves out those tags that are given again later.
+func lastOfEach(tags []entry) []entry {
+	if len(tags) <= fewTags {
+		kept := tags[:0]
+		for i, t := range tags {
+			if !slices.ContainsFunc(tags[i+1:], func(later entry) bool { return string(later.key) == string(t.key) }) {
+				kept = append(kept, t)
+			}
+		}
+		return kept
+	}
+	last := make(map[string]int, len(tags))
+	for i, t := range tags {
+		last[string(t.key)] = i
+	}
+	kept := tags[:0]
+	for i, t := range tags {
+		if last[string(t.key)] == i {
+			kept = append(kept, t)
+		}
+	}
+	return kept
 }
 
 // appendDeprecated appends e with its tags as deprecated ones, which win over
