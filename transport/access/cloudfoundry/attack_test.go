@@ -125,6 +125,9 @@ func (r *rig) get(token, page, query string, headers ...string) (status int, ans
 		r.t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == 200 && page == "tail" {
+		return 200, "a tail, which has no end"
+	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		r.t.Fatal(err)
