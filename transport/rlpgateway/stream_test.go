@@ -168,6 +168,22 @@ func TestClosing(t *testing.T) {
 	}
 }
 
+func TestQuery(t *testing.T) {
+	src := &script{more: make(chan envelope.Batch)}
+	close(src.more)
+	users := book{"t": {User: "user"}}
+	h := New(access.NewGate(src, users, nil), nil)
+	r := httptest.NewRequest(http.MethodGet, "/v2/read?log&source_id=a&shard_id=s&deterministic_name=d", nil)
+	r.Header.Set("Authorization", "bearer t")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	q := src.queries[0]
+	// A name is the user's own.
+	if !q.Follow || q.Member != "d" || !strings.HasSuffix(q.Shard, "s") || !strings.Contains(q.Shard, "user") || q.MaxBytes != batchSize || !q.Cursor.IsZero() ||
+		len(q.Select) != 1 || q.Select[0].SourceID != "a" {
+		t.Errorf("%+v", q)
+	}
+}
+
 func TestClientLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &script{}

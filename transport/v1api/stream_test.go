@@ -25,6 +25,7 @@ func TestRefusals(t *testing.T) {
 		"nobody": {User: "nobody", Select: []envelope.Selector{{SourceID: "x"}}}}
 	strict := New(access.NewGate(src, users, nil), nil)
 	down := New(access.NewGate(src, authorizer(func() (access.Grant, error) { return access.Grant{}, errors.New("connection refused") }), nil), nil)
+	denied := New(access.NewGate(src, authorizer(func() (access.Grant, error) { return access.Grant{}, access.ErrDenied }), nil), nil)
 	gate := access.NewGate(src, nil, &access.Options{MaxReaders: 1})
 	gate.Admit(context.Background(), "", envelope.Everything)
 	full := New(gate, nil)
@@ -57,6 +58,7 @@ func TestRefusals(t *testing.T) {
 		{"allowed", strict, "GET", app + "/recentlogs", "user", 200, "--"},
 		{"firehose, no token", strict, "GET", "/firehose/n", "", 401, none},
 		{"firehose, invalid token", strict, "GET", "/firehose/n", "other", 401, invalid},
+		{"firehose, not allowed", denied, "GET", "/firehose/n", "other", 401, invalid},
 		{"firehose, not a handshake", strict, "GET", "/firehose/n?", "admin", 400, "this page is a WebSocket\n"},
 		{"firehose without a name", strict, "GET", "/firehose/", "admin", 404, "404 page not found\n"},
 		{"firehose with too many", strict, "GET", "/firehose/a/b", "admin", 404, "404 page not found\n"},
