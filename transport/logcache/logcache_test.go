@@ -112,9 +112,17 @@ type answer struct {
 func (c *cache) read(id, query string) []string {
 	c.t.Helper()
 	status, body := c.get(readPath + id + "?" + query)
-	var a answer
-	if err := json.Unmarshal([]byte(body), &a); err != nil || status != 200 || !strings.HasSuffix(body, "}\n") {
+	got, err := parse(body)
+	if err != nil || status != 200 || !strings.HasSuffix(body, "}\n") {
 		c.t.Fatalf("%s: %d %q: %v", query, status, body, err)
+	}
+	return got
+}
+
+func parse(body string) ([]string, error) {
+	var a answer
+	if err := json.Unmarshal([]byte(body), &a); err != nil {
+		return nil, err
 	}
 	got := []string{}
 	for _, e := range a.Envelopes.Batch {
@@ -139,7 +147,7 @@ func (c *cache) read(id, query string) []string {
 		}
 		got = append(got, text)
 	}
-	return got
+	return got, nil
 }
 
 // TestReadParameters is the table of what a read's parameters mean.
