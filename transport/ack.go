@@ -3,6 +3,7 @@ package transport
 import (
 	"encoding/binary"
 	"errors"
+	"strconv"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -36,6 +37,33 @@ func appendAck(dst []byte, acks []position) []byte {
 }
 
 func positionSize(a position) int { return 1 + 8 + 1 + protowire.SizeVarint(a.next) }
+
+// maxRefusal bounds the text of a refusal, in bytes.
+const maxRefusal = 200
+
+// appendRefusal appends an Ack message, with its length in front, that says why the
+// server closes the connection: field 2. Who does not know the field skips it.
+func appendRefusal(dst []byte, why string) []byte {
+	msg := protowire.AppendTag(nil, 2, protowire.BytesType)
+	msg = protowire.AppendString(msg, why[:min(len(why), maxRefusal)])
+	return protowire.AppendBytes(dst, msg)
+}
+
+// refusedFor is why the server closes the connection, if an Ack message says so.
+func refusedFor(msg []byte) (why string) {
+	for len(msg) > 0 {
+		num, typ, v, rest := field(msg)
+		if num == 0 {
+			return ""
+		}
+		if num == 2 && typ == protowire.BytesType {
+			text, _ := protowire.ConsumeBytes(v)
+			why = strconv.QuoteToGraphic(string(text[:min(len(text), maxRefusal)]))
+		}
+		msg = rest
+	}
+	return why
+}
 
 // parseAck appends the positions of an Ack message to acks. As everywhere in
 // protobuf, of a field given twice the last wins and fields unknown are skipped.

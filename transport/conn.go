@@ -108,6 +108,17 @@ func (c *conn) refuse(f *fault) {
 			"This port takes length-delimited protobuf, not HTTP.\n")
 	}
 	c.complain(f)
+	if c.greeted && (f.reason == reasonTooLarge || f.reason == reasonMemory) {
+		c.explain(f)
+	}
+}
+
+// explain tells a sender why its connection is closed.
+func (c *conn) explain(f *fault) {
+	c.raw.SetWriteDeadline(time.Now().Add(lingerTime))
+	if _, err := c.nc.Write(appendRefusal(nil, f.says)); err == nil {
+		c.linger()
+	}
 }
 
 func (c *conn) complain(f *fault) {

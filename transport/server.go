@@ -121,6 +121,7 @@ type Server struct {
 	closing   bool
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	leaving   int // connections that are being turned away
 
 	complaints complaints
 	buffered   atomic.Int64 // bytes of buffers beyond baseBuffer
@@ -244,10 +245,19 @@ func (s *Server) start(nc net.Conn) {
 	s.mu.Lock()
 	full := len(s.conns) >= s.opts.MaxConns
 	if s.closing || full {
+		tell := full && !s.closing && s.opts.TLS == nil && s.leaving < maxLeaving
+		if tell {
+			s.leaving++
+			s.wg.Add(1)
+		}
 		s.mu.Unlock()
-		nc.Close()
 		if full {
-			s.complaints.add(&fault{reason: reasonFull, says: "too many connections"}, nc.RemoteAddr())
+			s.complaints.add(errFull, nc.RemoteAddr())
+		}
+		if tell {
+			go s.turnAway(c)
+		} else {
+			nc.Close()
 		}
 		return
 	}
@@ -262,6 +272,22 @@ func (s *Server) start(nc net.Conn) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
+}
+
+// maxLeaving bounds the connections beyond MaxConns that are being told so.
+const maxLeaving = 64
+
+var errFull = &fault{reason: reasonFull, says: "too many connections are open; it is tried again later, or elsewhere"}
+
+// turnAway tells a sender that there is no room for it.
+func (s *Server) turnAway(c *conn) {
+	defer s.wg.Done()
+	c.nc, c.buf = c.raw, make([]byte, baseBuffer)
+	c.explain(errFull)
+	c.raw.Close()
+	s.mu.Lock()
+	s.leaving--
+	s.mu.Unlock()
 }
 
 // Shutdown accepts no more, reads for DrainTime what senders have already sent,

@@ -440,8 +440,12 @@ func (s *session) read() error {
 				break
 			}
 			var perr error
-			if acks, perr = parseAck(acks[:0], buf[start+n:start+n+int(size)]); perr != nil {
+			msg := buf[start+n : start+n+int(size)]
+			if acks, perr = parseAck(acks[:0], msg); perr != nil {
 				return perr
+			}
+			if why := refusedFor(msg); why != "" {
+				return fmt.Errorf("the server refuses: %s", why)
 			}
 			s.acknowledged(acks)
 			start += n + int(size)

@@ -803,6 +803,7 @@ func (x *Event) GetBody() string {
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Streams       []*StreamPosition      `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	Refused       string                 `protobuf:"bytes,2,opt,name=refused,proto3" json:"refused,omitempty"` // why the connection is closed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -842,6 +843,13 @@ func (x *Ack) GetStreams() []*StreamPosition {
 		return x.Streams
 	}
 	return nil
+}
+
+func (x *Ack) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
 }
 
 // Cursor is where a reader stands, in a form it can hand back later.
@@ -1016,9 +1024,10 @@ const file_github_com_cloudfoundry_loggregator_envelope_envelopepb_envelope_prot
 	"\x04stop\x18\x03 \x01(\x03R\x04stop\"1\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\tR\x04body\"I\n" +
+	"\x04body\x18\x02 \x01(\tR\x04body\"c\n" +
 	"\x03Ack\x12B\n" +
-	"\astreams\x18\x01 \x03(\v2(.cloudfoundry.loggregator.StreamPositionR\astreams\"\x8c\x01\n" +
+	"\astreams\x18\x01 \x03(\v2(.cloudfoundry.loggregator.StreamPositionR\astreams\x12\x18\n" +
+	"\arefused\x18\x02 \x01(\tR\arefused\"\x8c\x01\n" +
 	"\x06Cursor\x12>\n" +
 	"\x05rings\x18\x01 \x03(\v2(.cloudfoundry.loggregator.StreamPositionR\x05rings\x12B\n" +
 	"\astreams\x18\x02 \x03(\v2(.cloudfoundry.loggregator.StreamPositionR\astreams\"<\n" +

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/cloudfoundry/loggregator/envelope"
-	"github.com/cloudfoundry/loggregator/internal/taken"
 	"github.com/cloudfoundry/loggregator/internal/sonde/v1pb"
+	"github.com/cloudfoundry/loggregator/internal/taken"
 )
 
 // vector is a LogMessage as the contract has it, made by hand.

@@ -265,7 +265,7 @@ func (c *Client) request(ctx context.Context, endpoint string, params url.Values
 const (
 	contentType = "application/x-protobuf"
 	endTrailer  = "Loggregator-End" // why a stream ends before its end: the token has expired
-	maxURL      = 16 << 10 // a longer query is posted: proxies take no more
+	maxURL      = 16 << 10          // a longer query is posted: proxies take no more
 )
 
 // memory is for one message at a time. The many streams that are quiet hold none.
