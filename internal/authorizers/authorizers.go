@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/cloudfoundry/loggregator/transport/access"
 	"github.com/cloudfoundry/loggregator/transport/access/cloudfoundry"
@@ -19,6 +20,8 @@ import (
 
 // Flags are the flags of a command that lets people read.
 type Flags struct {
+	Recheck time.Duration // access.Options.Recheck
+
 	tokens                         string
 	issuer, audiences, rules, user string
 	capi, uaa, uaaIssuer, ca       string
@@ -37,6 +40,7 @@ func (f *Flags) Register(fs *flag.FlagSet) {
 	fs.StringVar(&f.uaa, "auth-uaa", "", "`URL` of its UAA, as https://uaa.sys.example.com")
 	fs.StringVar(&f.uaaIssuer, "auth-uaa-issuer", "", "what the UAA's tokens name as their `issuer`; default -auth-uaa with /oauth/token behind")
 	fs.StringVar(&f.ca, "auth-ca", "", "PEM `file` of the CA of these servers; default the system's")
+	fs.DurationVar(&f.Recheck, "auth-recheck", access.DefaultRecheck, "about how often those who follow are checked again, so that rights which are taken back end what has begun; negative: never")
 	fs.BoolVar(&f.audit, "audit", false, "log each decision about who reads what")
 	fs.StringVar(&f.origins, "http-origins", "", "`hosts`, with commas between and as *.example.com, whose web pages may open WebSockets at -http; default its own")
 	fs.StringVar(&f.hosts, "http-hosts", "", "`names`, with commas between, by which -http on loopback may be asked for without a token, besides localhost and its address")
@@ -76,6 +80,8 @@ func (f *Flags) Check() error {
 		return errors.New("-auth-oidc-audience and -auth-oidc-rules go with -auth-oidc")
 	case (f.capi == "") != (f.uaa == ""):
 		return errors.New("-auth-cf and -auth-uaa go together")
+	case f.Recheck == 0:
+		return errors.New("-auth-recheck must be more than 0, or negative")
 	case f.uaaIssuer != "" && f.uaa == "":
 		return errors.New("-auth-uaa-issuer goes with -auth-uaa")
 	}

@@ -22,8 +22,9 @@
 // read gets [ErrDenied], for which a server answers as it does for what is not
 // there. A pass ends with its token.
 //
-// A right that is taken back ends no sequence that has begun; the next Admit
-// knows of it. Short-lived tokens bound that time.
+// A right that is taken back ends a sequence that has begun with [ErrRevoked], when
+// the Authorizer is asked again (Options.Recheck). The next Admit knows of it at
+// once, or as soon as the Authorizer does.
 package access
 
 import (

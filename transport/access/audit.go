@@ -35,6 +35,13 @@ func (g *Gate) audit(ctx context.Context, user string, sel []envelope.Selector, 
 	g.opt.Audit.LogAttrs(ctx, level, "read access", attrs...)
 }
 
+// auditEnd writes down that a reader was ended.
+func (g *Gate) auditEnd(user string, why error) {
+	if g.opt.Audit != nil {
+		g.opt.Audit.Info("read access", "decision", "ended", "user", user, "reason", why.Error())
+	}
+}
+
 func decision(err error) string {
 	switch {
 	case err == nil:

@@ -27,6 +27,7 @@ const (
 	DefaultMaxPerUser     = 100
 	DefaultMaxSelectors   = 20_000
 	DefaultBytesPerSecond = 256 << 20
+	DefaultRecheck        = 5 * time.Minute
 )
 
 // MaxToken bounds a token, in bytes.
@@ -53,6 +54,11 @@ type Options struct {
 	// what the rings give up meanwhile he is told as missed. Default 256 MiB;
 	// negative: any number.
 	BytesPerSecond int64
+
+	// Recheck is about how often the Authorizer is asked again for readers that
+	// follow, so that rights which are taken back end what has begun. Default 5
+	// minutes; negative: never.
+	Recheck time.Duration
 
 	// Origins are hosts whose web pages may open WebSockets here, with patterns as
 	// path.Match has them, as "*.example.com". A browser lets any page open one
@@ -91,6 +97,9 @@ func (o *Options) withDefaults() Options {
 	}
 	if opt.BytesPerSecond == 0 {
 		opt.BytesPerSecond = DefaultBytesPerSecond
+	}
+	if opt.Recheck == 0 {
+		opt.Recheck = DefaultRecheck
 	}
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
@@ -138,7 +147,7 @@ type Stats struct {
 	Unavailable uint64 // refused: it could not be found out what they may read
 
 	Foreign  uint64 // requests refused because they came from web pages from elsewhere
-	Expired  uint64 // sequences ended in mid-stream because their token did
+	Expired  uint64 // sequences ended in mid-stream because their token did, or their rights
 	HeldBack uint64 // pauses that BytesPerSecond made
 }
 
@@ -155,12 +164,17 @@ func (g *Gate) Stats() Stats {
 	}
 }
 
-// Admit lets the bearer of token in, to read what he may of what sel asks for.
+// Admit lets the bearer of token in, to read what he may of what sel asks for, which
+// is kept and not to be changed.
 // The Pass must be closed. See ErrToken and its like for the errors, and Explain
 // for what to answer. It blocks as long as the Authorizer does, at most until ctx
 // ends.
 func (g *Gate) Admit(ctx context.Context, token string, sel []envelope.Selector) (*Pass, error) {
-	return g.decide(ctx, sel, func() (Grant, error) { return g.authorize(ctx, token, sel) })
+	pass, err := g.decide(ctx, sel, func() (Grant, error) { return g.authorize(ctx, token, sel) })
+	if err == nil && g.a != nil {
+		pass.token, pass.asked = token, sel
+	}
+	return pass, err
 }
 
 // AdmitAs lets somebody in who is known by something else than a token, such as

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -292,5 +293,81 @@ func TestSelectorsOfOneUser(t *testing.T) {
 	passes[0].Close()
 	if err := admit("a"); err != nil {
 		t.Errorf("after one has ended: %v", err)
+	}
+}
+
+// turncoat is an Authorizer that can be told what to answer.
+type turncoat struct {
+	mu    sync.Mutex
+	grant Grant
+	err   error
+	asked int
+}
+
+func (a *turncoat) Authorize(context.Context, string, []envelope.Selector) (Grant, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked++
+	return a.grant, a.err
+}
+
+func TestRightsThatAreTakenBack(t *testing.T) {
+	web, api := envelope.Selector{App: "web"}, envelope.Selector{App: "api", Kinds: []envelope.Kind{envelope.KindLog}}
+	for _, tt := range []struct {
+		name string
+		now  []envelope.Selector
+		err  error
+		ends bool
+	}{
+		{"the same", []envelope.Selector{api, web}, nil, false},
+		{"more", []envelope.Selector{web, {App: "new"}, api}, nil, false},
+		{"less", []envelope.Selector{web}, nil, true},
+		{"another kind", []envelope.Selector{web, {App: "api", Kinds: []envelope.Kind{envelope.KindGauge}}}, nil, true},
+		{"nothing", nil, nil, true},
+		{"denied", nil, ErrDenied, true},
+		{"the token is refused", nil, ErrToken, true},
+		{"nobody can tell", nil, errors.New("away"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &turncoat{grant: Grant{User: "a", Select: []envelope.Selector{web, api}}}
+				var audit bytes.Buffer
+				g := NewGate(&wire{}, a, &Options{Recheck: time.Minute, Audit: slog.New(slog.NewTextHandler(&audit, nil))})
+				p, err := g.Admit(t.Context(), "token", envelope.Everything)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer p.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				time.AfterFunc(10*time.Minute, func() {
+					a.mu.Lock()
+					defer a.mu.Unlock()
+					a.grant.Select, a.err = tt.now, tt.err
+				})
+				start := time.Now()
+				var last error
+				for _, last = range p.Batches(ctx, envelope.Query{Follow: true}) {
+				}
+				d := time.Since(start)
+				if tt.ends && (last != ErrRevoked || !errors.Is(last, ErrExpired) || d < 10*time.Minute || d > 12*time.Minute || g.Stats().Expired != 1) {
+					t.Errorf("%v after %v", last, d)
+				}
+				if !tt.ends && (last != context.DeadlineExceeded || d != time.Hour || g.Stats().Expired != 0) {
+					t.Errorf("%v after %v", last, d)
+				}
+				if strings.Contains(audit.String(), `decision=ended user=a reason="what you may read has changed`) != tt.ends {
+					t.Errorf("the audit: %s", audit.String())
+				}
+				if a.asked > 122 {
+					t.Errorf("asked %d times", a.asked)
+				}
+				asked := a.asked
+				time.Sleep(time.Hour)
+				if a.asked != asked {
+					t.Error("asked after the end")
+				}
+			})
+		})
 	}
 }

@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"strconv"
 	"sync/atomic"
@@ -15,6 +16,9 @@ type Pass struct {
 	g      *Gate
 	grant  Grant
 	closed atomic.Bool
+
+	token string // to ask again; empty: nobody is asked
+	asked []envelope.Selector
 }
 
 // User is who reads; empty where nobody is asked for a token.
@@ -55,7 +59,7 @@ func (p *Pass) Close() {
 // Batches is the Source's, of what was granted: the query's own Select is not
 // looked at, its Shard is a name among the user's own, and its MaxBytes at most
 // MaxBatch. The sequence pauses as Options.BytesPerSecond says, and ends with
-// ErrExpired when the token does.
+// ErrExpired when the token does, or with ErrRevoked.
 func (p *Pass) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
 		q.Select = p.grant.Select
@@ -67,6 +71,11 @@ func (p *Pass) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithDeadlineCause(ctx, p.grant.Expires, ErrExpired)
 			defer cancel()
+		}
+		if q.Follow && p.token != "" && p.g.opt.Recheck > 0 {
+			var end context.CancelCauseFunc
+			ctx, end = context.WithCancelCause(ctx)
+			defer p.recheck(ctx, end)()
 		}
 		allowance := meter{rate: float64(p.g.opt.BytesPerSecond)}
 		for b, err := range p.g.src.Batches(ctx, q) {
@@ -91,9 +100,10 @@ func (p *Pass) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope
 
 // ended is why a sequence ends with err.
 func (p *Pass) ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil && context.Cause(ctx) == ErrExpired {
+	if cause := context.Cause(ctx); ctx.Err() != nil && errors.Is(cause, ErrExpired) {
 		p.g.expired.Add(1)
-		return ErrExpired
+		p.g.auditEnd(p.grant.User, cause)
+		return cause
 	}
 	return err
 }
