@@ -72,7 +72,7 @@ func (b *bench) alive() {
 	s := sender(b.t, dial(b.t, b.addr, nil), "BatchSender")
 	before := b.router.Stats().Accepted
 	s.SendMsg(&pb.EnvelopeBatch{Batch: []*pb.Envelope{line("alive", "1")}})
-	if err := finish(s); err != nil || b.router.Stats().Accepted != before+1 {
+	if err := finish(s); err != nil || b.router.Stats().Accepted <= before {
 		b.t.Errorf("others are not served: %v", err)
 	}
 }
