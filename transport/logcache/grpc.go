@@ -159,10 +159,12 @@ func (s *Server) grpcRead(ctx context.Context, in []byte) ([]byte, error) {
 	if err := p.fill(ctx, pass, req, MaxReplyGRPC); err != nil {
 		return nil, statusFor(err)
 	}
-	s.reads.Add(1)
 	size := 0
 	for _, r := range p.records {
 		size += r.to - r.from
+	}
+	if err := p.charge(size); err != nil {
+		return nil, statusFor(err)
 	}
 	// A ReadResponse whose only field is an EnvelopeBatch, and that is the records.
 	out := make([]byte, 0, size+16)
@@ -171,6 +173,7 @@ func (s *Server) grpcRead(ctx context.Context, in []byte) ([]byte, error) {
 	for i := range p.records {
 		out = append(out, p.record(i)...)
 	}
+	s.reads.Add(1)
 	return out, nil
 }
 

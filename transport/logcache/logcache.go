@@ -34,7 +34,7 @@
 // An answer is gathered before it is sent, because it must be sorted: at most
 // MaxReply bytes of records, by gRPC MaxReplyGRPC. A page that would be larger gets
 // shorter: fewer envelopes than limit, from which clients go on as from any other.
-// All answers together take at most Options.Memory.
+// All answers together take about Options.Memory at most.
 package logcache
 
 import (
