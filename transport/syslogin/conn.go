@@ -33,19 +33,26 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{s: s, raw: nc, remote: nc.RemoteAddr().Network()}
-	host := ""
+	c := &conn{s: s, raw: nc, remote: remoteOf(nc.RemoteAddr())}
+	host, local := c.remote, false
 	switch a := nc.RemoteAddr().(type) {
 	case *net.TCPAddr:
-		host, c.remote = a.IP.String(), a.String()
+		host = a.IP.String()
 	case *net.UnixAddr:
-	default:
-		host, c.remote = a.String(), a.String()
+		host, local = "", true
 	}
-	_, local := nc.RemoteAddr().(*net.UnixAddr)
 	c.in = newIntake(s, local, host)
 	c.frame = framer{in: &c.in, limit: s.opts.MaxMessage}
 	return c
+}
+
+// remoteOf is who is at the other end, for the log: unix sockets have no names
+// there.
+func remoteOf(addr net.Addr) string {
+	if _, ok := addr.(*net.UnixAddr); ok {
+		return addr.Network()
+	}
+	return addr.String()
 }
 
 // fault is an error that closes one connection.

@@ -9,11 +9,11 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/gather"
+	"github.com/cloudfoundry/loggregator/internal/listeners"
 	"github.com/cloudfoundry/loggregator/internal/packets"
 	"github.com/cloudfoundry/loggregator/internal/refusals"
 )
@@ -98,14 +98,9 @@ type Server struct {
 
 	ctx    context.Context // of WriteBatch; ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // connections, and loops of Serve
 
+	conns   *listeners.Set[*conn]
 	packets packets.Sockets
-
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
 
 	refused  *refusals.Counter
 	buffered atomic.Int64 // bytes of buffers beyond baseBuffer
@@ -113,7 +108,7 @@ type Server struct {
 }
 
 type counts struct {
-	accepted, datagrams, bytes        atomic.Uint64
+	datagrams, bytes                  atomic.Uint64
 	rfc5424, rfc3164, unparsed        atomic.Uint64
 	split, parts, truncated, bounded  atomic.Uint64
 	records, filtered, lost, overflow atomic.Uint64
@@ -163,12 +158,14 @@ const (
 // called by several goroutines at once. Nothing runs before Serve.
 func NewServer(w envelope.Writer, o *Options) *Server {
 	s := &Server{
-		w:         w,
-		opts:      o.withDefaults(),
-		origins:   gather.NewCache[Origin, *origin](maxOrigins),
-		listeners: make(map[net.Listener]struct{}),
-		conns:     make(map[*conn]struct{}),
+		w:       w,
+		opts:    o.withDefaults(),
+		origins: gather.NewCache[Origin, *origin](maxOrigins),
 	}
+	s.conns = listeners.New(s.opts.MaxConns,
+		func(nc net.Conn) *conn { return newConn(s, nc) },
+		(*conn).serve,
+		func(addr net.Addr, says string) { s.refused.Add(refusedFull, remoteOf(addr), says) })
 	s.desks.New = func() any { return &desk{out: gather.New(w)} }
 	s.refused = refusals.New(s.opts.Logger)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -179,84 +176,10 @@ func NewServer(w envelope.Writer, o *Options) *Server {
 // the server is shut down, which closes ln and makes Serve return ErrClosed. It
 // starts one goroutine per connection. It may be called for several listeners.
 func (s *Server) Serve(ln net.Listener) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		ln.Close()
-		return ErrClosed
+	if err := s.conns.Serve(ln); err != listeners.ErrStopped {
+		return err
 	}
-	s.listeners[ln] = struct{}{}
-	s.wg.Add(1)
-	s.mu.Unlock()
-	defer s.wg.Done()
-	defer func() {
-		ln.Close()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.listeners, ln)
-	}()
-	for delay := time.Duration(0); ; {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			delay = 0
-			s.start(nc)
-		case s.isClosing():
-			return ErrClosed
-		case scarce(err):
-			// Out of file descriptors: it passes as others close theirs.
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			s.refused.Add(refusedFull, ln.Addr().String(), "cannot accept: "+err.Error())
-			select {
-			case <-time.After(delay):
-			case <-s.ctx.Done():
-				return ErrClosed
-			}
-		default:
-			return err
-		}
-	}
-}
-
-func scarce(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *Server) isClosing() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closing
-}
-
-// start gives a connection its goroutine, or turns it away.
-func (s *Server) start(nc net.Conn) {
-	c := newConn(s, nc)
-	s.mu.Lock()
-	full := len(s.conns) >= s.opts.MaxConns
-	if s.closing || full {
-		s.mu.Unlock()
-		nc.Close()
-		if full {
-			s.refused.Add(refusedFull, c.remote, "too many connections")
-		}
-		return
-	}
-	s.conns[c] = struct{}{}
-	s.wg.Add(1)
-	s.mu.Unlock()
-	s.counts.accepted.Add(1)
-	go func() {
-		defer s.wg.Done()
-		c.serve()
-		s.mu.Lock()
-		delete(s.conns, c)
-		s.mu.Unlock()
-	}()
+	return ErrClosed
 }
 
 // ServePacket takes datagrams, over UDP or from a unix datagram socket, until pc
@@ -264,7 +187,7 @@ func (s *Server) start(nc net.Conn) {
 // pc. One datagram is one message (RFC 5426).
 func (s *Server) ServePacket(pc net.PacketConn) error {
 	err := s.packets.Serve(pc, max(s.opts.MaxMessage, maxDatagram), newDatagrams(s, pc))
-	if errors.Is(err, net.ErrClosed) && s.isClosing() {
+	if errors.Is(err, net.ErrClosed) && s.conns.Stopped() {
 		return ErrClosed
 	}
 	return err
@@ -302,35 +225,24 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) wait() {
-	s.wg.Wait()
+	s.conns.Wait()
 	s.packets.Wait()
 }
 
 // stop ends accepting, reads datagrams until then, and applies f to every
 // connection.
 func (s *Server) stop(then time.Time, f func(*conn)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closing = true
-	for ln := range s.listeners {
-		ln.Close()
-	}
+	s.conns.Stop(f)
 	s.packets.Stop(then)
-	for c := range s.conns {
-		f(c)
-	}
 }
 
 // Stats may be called at any time. The numbers are read one after the other, so
 // they fit together exactly only when nothing arrives.
 func (s *Server) Stats() Stats {
-	s.mu.Lock()
-	open := len(s.conns)
-	s.mu.Unlock()
 	c := &s.counts
 	st := Stats{
-		Connections: open,
-		Accepted:    c.accepted.Load(),
+		Connections: s.conns.Len(),
+		Accepted:    s.conns.Accepted(),
 		Datagrams:   c.datagrams.Load(),
 		Bytes:       c.bytes.Load(),
 		RFC5424:     c.rfc5424.Load(),
