@@ -419,11 +419,15 @@ func (s *Set) retire(b *bound) envelope.Cursor {
 	s.mu.Unlock()
 	<-b.ready
 	s.mu.Lock()
-	if s.sharing != nil {
-		s.sharing.drop(b)
-	}
 	d, start := b.drain, b.start
 	s.mu.Unlock()
+	if s.sharing != nil {
+		defer func() { // until then it has its lease, and its place is noted
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.sharing.drop(b)
+		}()
+	}
 	if d == nil {
 		return start
 	}

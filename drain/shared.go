@@ -339,13 +339,10 @@ func (h *sharing) stop(u *unit) {
 			if !lease.Valid() {
 				continue
 			}
-			note := ""
-			if len(u.bounds) > 0 {
-				note = u.places(server, time.Now())
-			}
-			if holds[server] {
+			note := u.places(server, time.Now())
+			if holds[server] && note != "" {
 				h.member.Note(u.key, server, note)
-			} else {
+			} else if !holds[server] {
 				h.member.Release(u.key, server, note)
 				delete(u.leases, server)
 			}
@@ -406,6 +403,9 @@ func (u *unit) places(server int, now time.Time) string {
 		at.Opened, at.Seen = b.opened, now
 		at.Cursor = cursorText(b.src.at(b.drain.taken(), server))
 		list = append(list, at)
+	}
+	if len(list) == 0 {
+		return "" // what was noted before stays
 	}
 	text, err := json.Marshal(list)
 	if err != nil {

@@ -37,6 +37,10 @@ type counter interface {
 // how far they are behind: each costs a walk over all sources.
 const maxWalks = 16
 
+// askTime bounds how long Status asks sources how far drains are behind: those of
+// other processes take their time, or do not answer.
+const askTime = 2 * time.Second
+
 // ProviderStatus is the state of a Provider.
 type ProviderStatus struct {
 	Name     string    `json:"name"`
@@ -82,13 +86,16 @@ func (s *Set) Status() []Status {
 	}
 	s.mu.Unlock()
 	source, _ := s.src.(counter)
-	walks := 0
+	walks, began := 0, time.Now()
 	for i, d := range drains {
 		if d == nil {
 			continue
 		}
 		list[i].Stats = d.Stats().plus(&past[i])
 		if source == nil && sources[i] == nil {
+			continue
+		}
+		if time.Since(began) > askTime {
 			continue
 		}
 		if list[i].SourceID == "" {

@@ -28,11 +28,12 @@ func main() { daemon.Main("loggregator-server", run) }
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := rooms.New("loggregator-server", about, "127.0.0.1:6060")
 	rings, ingest, grpc, egress := rooms.NewRings(p), rooms.NewIngest(p), rooms.NewGRPC(p, "127.0.0.1:3458", nil), rooms.NewEgress(p)
+	share := rooms.NewShare(p)
 	return p.Run(ctx, args, stdout, stderr, func() error {
 		router, err := rings.Open()
 		if err != nil {
 			return err
 		}
-		return errors.Join(ingest.Open(router), grpc.Open(router, nil, nil), egress.Open(router))
+		return errors.Join(ingest.Open(router), grpc.Open(router, nil, nil), egress.Open(router), share.Open())
 	})
 }

@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := rooms.New("loggregator", about, "127.0.0.1:6060")
 	rings, ingest, readers := rooms.NewRings(p), rooms.NewIngest(p), rooms.NewAccess(p)
 	grpc, people, compat := rooms.NewGRPC(p, "127.0.0.1:3458", readers), rooms.NewPeople(p, readers), rooms.NewCompat(p)
-	egress, receivers := rooms.NewEgress(p), rooms.NewDrains(p, "")
+	egress, share, receivers := rooms.NewEgress(p), rooms.NewShare(p), rooms.NewDrains(p, "")
 	return p.Run(ctx, args, stdout, stderr, func() error {
 		router, err := rings.Open()
 		if err != nil {
@@ -49,6 +49,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 				receivers.Flags.Positions = filepath.Clean(dir) + ".positions"
 			}
 		}
-		return errors.Join(ingest.Open(router), grpc.Open(router, gate, compat), people.Open(gate, compat), egress.Open(router), receivers.Open(router, router, rings.Dir() != ""))
+		return errors.Join(ingest.Open(router), grpc.Open(router, gate, compat), people.Open(gate, compat), egress.Open(router), share.Open(), receivers.Open(router, router, rings.Dir() != ""))
 	})
 }

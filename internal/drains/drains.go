@@ -23,6 +23,9 @@ import (
 
 // Flags are the flags of a command that has drains.
 type Flags struct {
+	// Shared, if not nil, is with whom the drains are shared; it is no flag.
+	Shared *drain.Shared
+
 	File, Positions         string
 	CAPI, Cache             string
 	askCert, askKey, askCA  string
@@ -73,7 +76,7 @@ func (f *Flags) Open(src envelope.Source, tell envelope.Writer, log *slog.Logger
 	if tenants.Ports, err = parsePorts(f.ports); err != nil {
 		return nil, err
 	}
-	set := &drain.SetOptions{Drains: opts, Tenants: &tenants, PerApp: f.perApp, Positions: f.PositionsFile()}
+	set := &drain.SetOptions{Drains: opts, Tenants: &tenants, PerApp: f.perApp, Positions: f.PositionsFile(), Shared: f.Shared}
 	var providers []*drain.Provider
 	if f.File != "" {
 		providers = append(providers, drain.File(f.File))
@@ -105,6 +108,8 @@ func (f *Flags) Open(src envelope.Source, tell envelope.Writer, log *slog.Logger
 // PositionsFile is the file of -positions, or empty.
 func (f *Flags) PositionsFile() string {
 	switch {
+	case f.Shared != nil: // places are kept at the servers
+		return ""
 	case f.Positions != Beside:
 		return f.Positions
 	case f.File != "":

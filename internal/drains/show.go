@@ -47,6 +47,17 @@ func Metrics(set *drain.Set, add func(ops.Metric)) {
 		}
 		figure("drain_state", "1 for what a drain is doing; cause is that of its last failure.", 1, with("state", string(d.State), "cause", string(d.Cause))...)
 	}
+	if st := set.Sharing(); st != nil {
+		group := []string{"group", st.Group}
+		figure("drain_group_owned", "Drains of the group that this process has.", float64(st.Owned), group...)
+		figure("drain_group_drains", "Drains of the group, as far as this process knows.", float64(st.Drains), group...)
+		figure("drain_group_takeovers_total", "Selections taken over from a process that did not give them back.", float64(st.Takeovers), group...)
+		figure("drain_group_handovers_total", "Selections taken over from a process that gave them back.", float64(st.Handovers), group...)
+		figure("drain_group_lease_age_seconds", "Since the lease was renewed at the server that was heard longest ago; after 3 s nothing of that server's is sent.", st.LeaseAge.Seconds(), group...)
+		for _, server := range st.Servers {
+			figure("drain_group_members", "Processes of the group that live, as a server knows.", float64(server.Members), "group", st.Group, "server", server.Server)
+		}
+	}
 	for _, p := range set.Providers() {
 		figure("drain_bindings", "Bindings that a provider names.", float64(p.Bindings), "provider", p.Name)
 		figure("drain_bindings_unusable", "Bindings that cannot be used.", float64(p.Unusable), "provider", p.Name)
@@ -65,6 +76,7 @@ func Handler(set *drain.Set) http.Handler {
 		status := struct {
 			Drains    []shown                `json:"drains"`
 			Providers []drain.ProviderStatus `json:"providers"`
+			Group     *drain.SharingStats    `json:"group,omitempty"`
 			Error     string                 `json:"error,omitempty"`
 		}{Drains: []shown{}, Providers: []drain.ProviderStatus{}}
 		if set != nil {
@@ -72,6 +84,7 @@ func Handler(set *drain.Set) http.Handler {
 				status.Drains = append(status.Drains, shown{st, st.Pending, st.Lag.Seconds()})
 			}
 			status.Providers = append(status.Providers, set.Providers()...)
+			status.Group = set.Sharing()
 			if err := set.Err(); err != nil {
 				status.Error = err.Error()
 			}

@@ -25,6 +25,7 @@ type Drains struct {
 func NewDrains(p *Process, positions string) *Drains {
 	d := &Drains{p: p}
 	d.Flags.Register(p.Flags, positions)
+	p.followed("drains", "drains-cert", "drains-key", "drains-ca")
 	return d
 }
 
@@ -50,7 +51,7 @@ func (d *Drains) Open(src envelope.Source, tell envelope.Writer, lasting bool) (
 			return err
 		}
 		set := d.set
-		d.lasting = lasting && d.Flags.PositionsFile() != ""
+		d.lasting = lasting && (d.Flags.PositionsFile() != "" || d.Flags.Shared != nil)
 		p.onStop(phaseDrains, "drains", d.stop, d.left)
 		p.onPulse("drains", func() { set.Err() })
 		p.figures = append(p.figures, func(add func(ops.Metric)) { drains.Metrics(set, add) })
