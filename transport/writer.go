@@ -1,0 +1,23 @@
+package transport
+
+import (
+	"context"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// WriteBatch hands a batch to the Writer as if it had come over a connection:
+// within ServerOptions.SourceRate, and counted in Limited. So other doors to the
+// same Writer are behind the same limit. When the Server has been shut down there
+// is no limit, and the Writer decides.
+func (s *Server) WriteBatch(ctx context.Context, b envelope.Batch) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return s.w.WriteBatch(ctx, b)
+	}
+	s.wg.Add(1) // what is not taken is told before the end
+	s.mu.Unlock()
+	defer s.wg.Done()
+	return s.hand(ctx, b)
+}
