@@ -325,6 +325,9 @@ func TestEgressTLS(t *testing.T) {
 		o := ReaderOptions{CurrentTLS: current, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, ln.Addr().String())
 		}}
+		if !want {
+			o.TellAfter = time.Millisecond
+		}
 		r, err := NewReader(addr, &o)
 		if err != nil {
 			t.Fatal(err)

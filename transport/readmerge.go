@@ -1,8 +1,7 @@
 package transport
 
 import (
-	"cmp"
-	"encoding/binary"
+	"bytes"
 	"math"
 	"slices"
 	"time"
@@ -10,25 +9,39 @@ import (
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
+// head is a batch that a part is to give.
+type head struct {
+	batch envelope.Batch
+	time  int64     // of its first record, where sequences are merged by time
+	early time.Time // since when it waits for what may have to come before it; zero: it does not
+	size  int       // of its records when it was put aside
+
+	cut   int    // so many of its records are to be given by themselves; 0: all
+	extra uint64 // numbers that are missed before it, beyond what the server has told
+	spare uint64 // what tail.spare is to be when it is given
+}
+
 // admit makes b the part's next batch.
 func (p *part) admit(b envelope.Batch) {
 	t := p.t
 	if t.q.Where != nil && !t.wants(&b) {
 		b.Records, b.Count, b.Missed, b.Reset = nil, 0, 0, false
 	}
-	p.has, p.head, p.gapSince = true, b, time.Time{}
-	p.note()
+	p.has, p.head = true, head{batch: b}
+	if t.merging {
+		p.head.note()
+	}
 }
 
-// note reads the time of the head's first record.
-func (p *part) note() {
-	p.time = math.MinInt64
-	if !p.t.merging || p.head.Count == 0 {
+// note reads the time of the first record.
+func (h *head) note() {
+	h.time = math.MinInt64
+	if h.batch.Count == 0 {
 		return
 	}
-	if e, _, err := envelope.Next(p.head.Records); err == nil {
+	if e, _, err := envelope.Next(h.batch.Records); err == nil {
 		if r, err := e.Route(); err == nil {
-			p.time = r.Timestamp
+			h.time = r.Timestamp
 		}
 	}
 }
@@ -52,131 +65,133 @@ func (t *tail) wants(b *envelope.Batch) bool {
 	return wanted
 }
 
-// pick is the part that is to give, and up to which time. Nil means that there is
-// nothing to give now.
-func (t *tail) pick(now time.Time) (best *part, limit int64) {
-	limit = math.MaxInt64
-	past := false
-	n := len(t.parts)
-	for i := range n {
-		p := &t.parts[(t.turn+1+i)%n]
-		if !p.has {
-			past = past || p.owes()
-			continue
+// ready is the first batch that the part can give now, or nil. Those that are too
+// early are put aside, with what comes after them in their ring, so that other
+// sources go on: two servers may each have what the other waits for.
+func (p *part) ready(now time.Time) *head {
+	t := p.t
+	if len(t.parts) == 1 {
+		if p.has {
+			return &p.head
 		}
-		if n > 1 && t.seam(p, now) {
-			continue
-		}
-		switch {
-		case best == nil:
-			best = p
-		case !t.merging:
-		case p.time < best.time:
-			limit, best = best.time, p
-		case p.time < limit:
-			limit = p.time
+		return nil
+	}
+	for i, h := range p.aside {
+		if !behind(p.aside[:i], h) && !t.seam(p, h, now) {
+			return h
 		}
 	}
-	if t.merging && t.past {
-		if past && (best == nil || best.time != math.MinInt64) {
-			return nil, 0 // somebody may have something older
+	for p.has {
+		h := &p.head
+		if !behind(p.aside, h) && !t.seam(p, h, now) {
+			return h
 		}
-		if t.past = past || t.anyPast(); !t.past && !t.q.ByTime {
-			t.merging = false
+		if p.full() {
+			return nil
 		}
+		own := *h
+		own.batch.Records = bytes.Clone(h.batch.Records)
+		own.size = len(own.batch.Records)
+		p.aside = append(p.aside, &own)
+		p.asideBytes += own.size
+		p.has = false
+		if p.st != nil {
+			p.fill(now)
+		}
+	}
+	return nil
+}
+
+// maxAside bounds the batches of a part that are put aside; ReaderOptions.Window
+// bounds their bytes.
+const maxAside = 256
+
+func (p *part) full() bool {
+	return p.asideBytes >= p.t.r.opts.Window || len(p.aside) >= maxAside
+}
+
+// behind reports whether a batch of h's ring is in front of it.
+func behind(aside []*head, h *head) bool {
+	for _, a := range aside {
+		if a.batch.Ring == h.batch.Ring {
+			return true
+		}
+	}
+	return false
+}
+
+// pick is the batch to be given, and up to which time. Nil means that there is
+// nothing to give now.
+func (t *tail) pick(now time.Time) (from *part, best *head, limit int64) {
+	limit = math.MaxInt64
+	owing := false // somebody may have something of the past that is not here
+	stuck := true  // nobody can bring anything more
+	for i := range t.parts {
+		i = (t.turn + 1 + i) % len(t.parts)
+		p := &t.parts[i]
+		h := p.ready(now)
+		stuck = stuck && (p.over || p.full() || p.caught)
+		switch {
+		case h == nil:
+			owing = owing || p.owes() && !p.full()
+		case best == nil:
+			from, best = p, h
+		case !t.merging:
+		case h.time < best.time:
+			limit, from, best = best.time, p, h
+		case h.time < limit:
+			limit = h.time
+		}
+	}
+	if best == nil && stuck {
+		from, best = t.unseen()
+	}
+	if t.merging && t.past && owing && (best == nil || best.time != math.MinInt64) {
+		return nil, nil, 0
+	}
+	if t.past {
+		t.past = owing || slices.ContainsFunc(t.parts, func(p part) bool { return p.owes() })
+		t.merging = t.merging && (t.past || t.q.ByTime)
 	}
 	if best == nil {
-		return nil, 0
+		return nil, nil, 0
 	}
 	for i := range t.parts {
-		if &t.parts[i] == best {
+		if &t.parts[i] == from {
 			t.turn = i
 		}
 	}
 	if !t.merging {
 		limit = math.MaxInt64
 	}
-	return best, limit
+	return from, best, limit
+}
+
+// unseen is a batch that waits for the beginning of what its maker said, which
+// nobody has.
+func (t *tail) unseen() (*part, *head) {
+	for i := range t.parts {
+		p := &t.parts[i]
+		for k, h := range p.aside {
+			if _, seen := t.at.Streams[h.batch.Stream]; !seen && h.early.IsZero() && !behind(p.aside[:k], h) {
+				return p, h
+			}
+		}
+	}
+	return nil, nil
 }
 
 // owes reports whether the part has something yet to give of what was held at the
 // start, as far as is known.
 func (p *part) owes() bool { return !p.over && !p.caught && (p.st != nil || !p.told) }
 
-func (t *tail) anyPast() bool {
-	for i := range t.parts {
-		if t.parts[i].owes() {
-			return true
-		}
-	}
-	return false
-}
-
-// seam looks at a batch whose maker was read from another ring before: it may
-// repeat what was given, or come too early. The latter it reports, as long as
-// another server may have what is missing; then it is missed.
-func (t *tail) seam(p *part, now time.Time) (early bool) {
-	b := &p.head
-	if b.Stream == 0 || b.Stream == b.Ring {
-		return false
-	}
-	at, ok := t.streams[b.Stream]
-	if !ok || at.ring == b.Ring {
-		return false
-	}
-	switch {
-	case b.Next <= at.next:
-		t.r.repeated.Add(uint64(b.Count))
-		b.Records, b.Count, b.Missed, b.Stream = nil, 0, 0, 0
-		p.time = math.MinInt64
-	case b.First < at.next:
-		if n := int(at.next - b.First); t.exact(b) && n < b.Count {
-			t.r.repeated.Add(uint64(n))
-			*b = without(*b, n)
-			b.Missed = 0
-			p.note()
-		}
-	case b.First == at.next:
-		b.Missed = 0 // what this server did not have, another one gave
-	case b.First > at.next && t.q.Shard == "":
-		gap := b.First - at.next
-		gap -= min(gap, b.Told)
-		if gap <= b.Missed {
-			b.Missed = gap // of the rest another one gave
-			return false
-		}
-		if p.gapSince.IsZero() {
-			p.gapSince = now
-		}
-		if now.Sub(p.gapSince) < gapWait && t.others(p) {
-			return true
-		}
-		b.Missed = gap
-	}
-	return false
-}
-
-// others reports whether another server than p may have something to give.
-func (t *tail) others(p *part) bool {
-	for i := range t.parts {
-		if o := &t.parts[i]; o != p && (o.has || o.st != nil) {
-			return true
-		}
-	}
-	return false
-}
-
-// exact reports whether the numbers of b are those of its records, one by one.
-func (t *tail) exact(b *envelope.Batch) bool {
-	return b.Stream != 0 && b.Next-b.First == uint64(b.Count)
-}
-
-// give takes what the part has for its turn: up to limit by time, one record at
-// least.
-func (p *part) give(limit int64) envelope.Batch {
-	b := p.head
-	if limit == math.MaxInt64 || b.Count <= 1 {
-		p.has = false
+// give takes what h has for its turn: up to limit by time, and up to its cut, one
+// record at least.
+func (p *part) give(h *head, limit int64) envelope.Batch {
+	b, cut := h.batch, h.cut
+	h.cut = 0
+	if limit == math.MaxInt64 && cut == 0 || b.Count <= 1 {
+		p.remove(h)
 		return b
 	}
 	n, rest := 0, b.Records
@@ -185,29 +200,52 @@ func (p *part) give(limit int64) envelope.Batch {
 		if err != nil {
 			break
 		}
+		if n > 0 && n == cut {
+			break
+		}
 		if r, err := e.Route(); n > 0 && err == nil && r.Timestamp > limit {
-			p.time = r.Timestamp
 			break
 		}
 		rest = tail
 		n++
 	}
 	if n >= b.Count || len(rest) == 0 {
-		p.has = false
+		p.remove(h)
 		return b
 	}
-	head := b
-	head.Records, head.Count = b.Records[:len(b.Records)-len(rest)], n
-	if p.t.exact(&b) {
-		head.Next = b.First + uint64(n)
-		head.Position = b.Position - uint64(b.Count-n)
-		p.head.First = head.Next
+	first := b
+	first.Records, first.Count = b.Records[:len(b.Records)-len(rest)], n
+	if exact(&b) {
+		first.Next = b.First + uint64(n)
+		first.Position = b.Position - uint64(b.Count-n)
+		h.batch.First = first.Next
 	} else { // where its last record stands is not known
-		head.Stream, head.Ring, head.First, head.Next, head.Position, head.From, head.Begin = 0, 0, 0, 0, 0, 0, 0
+		first.Stream, first.Ring, first.First, first.Next, first.Position, first.From, first.Begin = 0, 0, 0, 0, 0, 0, 0
 	}
-	p.head.Records, p.head.Count = rest, b.Count-n
-	p.head.Missed, p.head.Told, p.head.From, p.head.Begin, p.head.Reset = 0, 0, 0, 0, false
-	return head
+	h.batch.Records, h.batch.Count = rest, b.Count-n
+	h.batch.Missed, h.batch.Told, h.batch.From, h.batch.Begin, h.batch.Reset = 0, 0, 0, 0, false
+	if p.t.merging {
+		h.note()
+	}
+	return first
+}
+
+// remove takes h, which has been given, from where it is.
+func (p *part) remove(h *head) {
+	if h == &p.head {
+		p.has = false
+		return
+	}
+	p.asideBytes -= h.size
+	p.aside = slices.DeleteFunc(p.aside, func(a *head) bool { return a == h })
+	if len(p.aside) == 0 {
+		p.aside, p.asideBytes = nil, 0
+	}
+}
+
+// exact reports whether the numbers of b are those of its records, one by one.
+func exact(b *envelope.Batch) bool {
+	return b.Stream != 0 && b.Next-b.First == uint64(b.Count)
 }
 
 // without is b without its first n records.
@@ -225,126 +263,4 @@ func without(b envelope.Batch, n int) envelope.Batch {
 	}
 	b.Told = 0
 	return b
-}
-
-// held takes what has come while the servers give their Last, and reports whether
-// all have.
-func (t *tail) held(now time.Time) bool {
-	all := true
-	for i := range t.parts {
-		p := &t.parts[i]
-		if p.st != nil && !p.counted {
-			p.hold(now)
-		}
-		all = all && (p.counted || p.over || p.st == nil && p.told)
-	}
-	if !all {
-		return false
-	}
-	var total, left uint64
-	for i := range t.parts {
-		total += t.parts[i].count
-		left += t.parts[i].leftOut
-	}
-	total -= t.doubles()
-	t.skip = total - min(total, uint64(t.q.Last))
-	if missed := left - min(left, t.skip); missed > 0 {
-		t.lines = append(t.lines, envelope.Batch{Missed: missed})
-	}
-	t.skip -= min(t.skip, left)
-	return true
-}
-
-// doubles is how many of the records that are held are held twice: a Link sends to
-// the next server what the one before may not have taken.
-func (t *tail) doubles() (n uint64) {
-	var all []run
-	for i := range t.parts {
-		all = append(all, t.parts[i].runs...)
-		t.parts[i].runs = nil
-	}
-	slices.SortFunc(all, func(a, b run) int {
-		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.first, b.first))
-	})
-	var stream envelope.StreamID
-	var upTo uint64
-	for _, r := range all {
-		if r.stream != stream {
-			stream, upTo = r.stream, r.first
-		}
-		if r.first < upTo {
-			n += min(upTo, r.next) - r.first
-		}
-		upTo = max(upTo, r.next)
-	}
-	return n
-}
-
-// run is the numbers of records of one maker.
-type run struct {
-	stream      envelope.StreamID
-	first, next uint64
-}
-
-// hold takes what has come of a server.
-func (p *part) hold(now time.Time) {
-	for {
-		caught, ended, code, text := p.st.state()
-		buf, size := p.st.take()
-		if buf == nil {
-			switch {
-			case ended && code != endDone:
-				p.ended(now, code, text)
-			case ended || caught:
-				p.counted = true
-			}
-			return
-		}
-		n, ok := p.tally(*buf, false)
-		if !ok {
-			freeBuffer(buf)
-			p.st.s.raw.Close()
-			p.away(now)
-			return
-		}
-		p.count += n
-		p.queue = append(p.queue, buf)
-		p.held += len(*buf)
-		p.st.grant(size)
-		for p.held > p.t.r.opts.HoldBytes/len(p.t.parts) && len(p.queue) > 1 {
-			oldest := p.queue[0]
-			n, _ := p.tally(*oldest, true)
-			p.leftOut += n
-			p.held -= len(*oldest)
-			freeBuffer(oldest)
-			p.queue = p.queue[1:]
-		}
-	}
-}
-
-// tally counts the records of a buffer's batches, and notes where they end if they
-// are to be left out.
-func (p *part) tally(buf []byte, pass bool) (records uint64, ok bool) {
-	for len(buf) > 0 {
-		n, m := binary.Uvarint(buf)
-		b, err := envelope.ParseBatch(buf[m : m+int(n)])
-		if err != nil {
-			return records, false
-		}
-		buf = buf[m+int(n):]
-		if p.t.q.Where == nil || p.t.wants(&b) {
-			records += uint64(b.Count)
-			if !pass && p.t.exact(&b) && b.Stream != b.Ring && b.Count > 0 {
-				if n := len(p.runs); n > 0 && p.runs[n-1].stream == b.Stream && p.runs[n-1].next == b.First {
-					p.runs[n-1].next = b.Next
-				} else {
-					p.runs = append(p.runs, run{b.Stream, b.First, b.Next})
-				}
-			}
-		}
-		if pass && b.Ring != 0 {
-			p.t.rings[b.Ring] = b.Position
-		}
-	}
-	return records, true
 }

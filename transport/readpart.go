@@ -11,7 +11,11 @@ import (
 
 // gapWait is how long a batch waits whose maker's numbers have a gap before it:
 // another server may have what is missing, and be a little slower.
-const gapWait = 500 * time.Millisecond
+// For one that has just gone it waits until it is back or told to be away.
+const (
+	gapWait    = 500 * time.Millisecond
+	maxGapWait = 10 * time.Second
+)
 
 // retryAfter is the pause after which a server that has ended a query although the
 // connection lives is asked again.
@@ -25,15 +29,21 @@ type part struct {
 	t *tail
 	m *remote
 
-	st    *stream   // nil: away, or over
-	since time.Time // when it went away, or the sequence began
-	retry time.Time // not before
-	opens int
-	late  bool  // it was not there when the sequence began
-	told  bool  // that it is away
-	begun bool  // the tail's cursor holds where it stands there
-	over  bool  // of a sequence that does not follow: there is no more
-	lost  error // why that is not all
+	st       *stream   // nil: away, or over
+	since    time.Time // when it went away, or the sequence began
+	retry    time.Time // not before
+	opens    int
+	current  bool      // all that the server had when it was opened last has been taken
+	empty    time.Time // when it was seen last that nothing had come,
+	answered uint64    // after so many answers to pings on the connection
+	barrier  uint64    // pings, of which that is to show that nothing is under way
+	taken    int       // bytes of bodies, ever
+	sounded  int       // of those when the ping was sent
+	late     bool      // it was not there when the sequence began
+	told     bool      // that it is away
+	begun    bool      // the tail's cursor holds where it stands there
+	over     bool      // of a sequence that does not follow: there is no more
+	lost     error     // why that is not all
 
 	buf        *[]byte // whose bodies are being taken
 	rest       []byte
@@ -48,10 +58,10 @@ type part struct {
 	leftOut uint64    // of those, that HoldBytes did not allow
 	counted bool      // these are all
 
-	has      bool // a batch to be given next:
-	head     envelope.Batch
-	time     int64     // of its first record
-	gapSince time.Time // when it was seen that numbers are missing before it; zero: none are
+	has        bool // head is the batch to be given next
+	head       head
+	aside      []*head // batches that are early, and those behind them
+	asideBytes int
 }
 
 func (p *part) close() {
@@ -92,11 +102,13 @@ func (p *part) giveUp(why error) {
 }
 
 // due is when serve or pick has something to do without news.
-func (p *part) due() (at time.Time) {
+func (p *part) due(now time.Time) (at time.Time) {
 	switch {
 	case p.over:
-	case p.has && !p.gapSince.IsZero():
-		at = p.gapSince.Add(gapWait)
+	case p.has && !p.head.early.IsZero():
+		at = soon(p.head.early, now)
+	case len(p.aside) > 0:
+		at = soon(p.aside[0].early, now)
 	case p.st == nil:
 		if !p.told {
 			at = p.since.Add(p.t.r.opts.TellAfter)
@@ -108,9 +120,16 @@ func (p *part) due() (at time.Time) {
 	return at
 }
 
+// soon is when to look again at a batch that waits since then.
+func soon(since, now time.Time) time.Time {
+	return now.Add(min(2*time.Millisecond+now.Sub(since)/4, gapWait/5))
+}
+
 func (p *part) open(s *readSession) {
 	q := p.query()
 	p.opens++
+	p.aside, p.asideBytes = nil, 0 // they come again
+	p.current, p.barrier, p.sounded = false, 0, p.taken
 	p.st = s.begin(modeRead, &q, p.t.watch.changed)
 	if p.told {
 		p.told = false
@@ -122,7 +141,7 @@ func (p *part) open(s *readSession) {
 func (p *part) query() envelope.Query {
 	q := p.t.q
 	q.Where = nil
-	q.Cursor = p.t.cursor()
+	q.Cursor = p.t.at
 	switch {
 	case p.begun && !q.Until.IsZero():
 		q.Last, q.First = 0, 0
@@ -134,18 +153,32 @@ func (p *part) query() envelope.Query {
 			q.Since = p.t.opened
 		}
 	}
+	if !p.begun && !p.t.resumed && len(q.Cursor.Streams) == 0 {
+		q.Cursor = envelope.Cursor{} // of other servers only, which would look like one of a former life of this
+	}
+	if len(q.Cursor.Streams) > 0 && len(p.t.parts) > 1 {
+		// A server by itself cannot tell what of a maker's numbers is missing, and
+		// what another one has given, or will: that is for seam. It is told that
+		// makers are known, since rings alone would be no more worth to it than that
+		// what is lost cannot be counted.
+		q.Cursor.Streams = map[envelope.StreamID]uint64{nobody: 0}
+	}
 	return q
 }
 
+// nobody is no maker's stream.
+const nobody envelope.StreamID = 1
+
 // fill takes the next batch, if there is one.
 func (p *part) fill(now time.Time) {
-	for !p.has && !p.t.holding {
+	for p.st != nil && !p.has && !p.t.holding {
 		if len(p.rest) == 0 && !p.refill(now) {
 			return
 		}
 		n, m := binary.Uvarint(p.rest)
 		body := p.rest[m : m+int(n)]
 		p.rest = p.rest[m+int(n):]
+		p.taken += len(body)
 		if !p.paid {
 			p.st.grant(len(body))
 		}
@@ -164,7 +197,7 @@ func (p *part) refill(now time.Time) bool {
 	freeBuffer(p.buf)
 	p.buf, p.rest = nil, nil
 	if p.willCaught {
-		p.caught, p.begun = true, true
+		p.caught, p.current, p.begun = true, true, true
 	}
 	if len(p.queue) > 0 {
 		p.buf, p.queue = p.queue[0], p.queue[1:]
@@ -172,14 +205,16 @@ func (p *part) refill(now time.Time) bool {
 		return true
 	}
 	p.queue = nil
+	answered := p.st.s.pongs.Load()
 	caught, ended, code, text := p.st.state() // before take, so that it is of what that takes
 	p.willCaught = caught
 	if p.buf, _ = p.st.take(); p.buf != nil {
 		p.rest, p.paid = *p.buf, false
 		return true
 	}
+	p.empty, p.answered = now, answered
 	if caught {
-		p.caught, p.begun = true, true
+		p.caught, p.current, p.begun = true, true, true
 	}
 	if ended {
 		p.ended(now, code, text)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -139,6 +140,8 @@ type readSession struct {
 	in  frames
 	out *outbuf.Writer
 
+	pings, pongs atomic.Uint64 // sent, and answered
+
 	mu    sync.Mutex
 	last  uint64
 	open  map[uint64]*stream
@@ -181,7 +184,7 @@ func (s *readSession) read() error {
 	ping = time.AfterFunc(silence/3, func() {
 		mu.Lock()
 		defer mu.Unlock()
-		if err := s.out.TryAppend(appendFrame(nil, kindPing, 0)); err == nil || err == outbuf.ErrFull {
+		if s.ping() {
 			ping.Reset(silence / 3)
 		}
 	})
@@ -209,8 +212,19 @@ func (s *readSession) read() error {
 	}
 }
 
+// ping asks for a word, and reports whether there is still a connection. It does
+// not wait: one that is full of what is to be sent is busy anyway.
+func (s *readSession) ping() bool {
+	err := s.out.TryAppend(appendFrame(nil, kindPing, 0))
+	if err == nil {
+		s.pings.Add(1)
+	}
+	return err == nil || err == outbuf.ErrFull
+}
+
 func (s *readSession) take(f frame) error {
 	if f.kind == kindPong {
+		s.pongs.Add(1)
 		return nil
 	}
 	s.mu.Lock()

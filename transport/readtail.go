@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
@@ -21,8 +20,9 @@ import (
 // sequence stood there. One that was not there at the start is read from what
 // arrived since the start, unless the query asks for more. A source may move from
 // one server to another meanwhile: what was given already is left out by its
-// maker's numbers, and what is missing by them is told as Missed, after half a
-// second in which the other servers may bring it.
+// maker's numbers, and what is missing by them is told as Missed, after
+// half a second in which the other servers may bring it, or ten, if one of them has
+// just gone.
 //
 // A server that is away for longer than ReaderOptions.TellAfter is told by a line
 // of the source type LGR, a batch of one record that nobody has numbered, and by
@@ -58,34 +58,23 @@ type tail struct {
 	watch  watcher
 	parts  []part
 
-	rings   map[envelope.StreamID]uint64
-	streams map[envelope.StreamID]place
-	wanted  map[envelope.StreamID]bool // by Query.Where
-	skip    uint64                     // records to leave out, of more than Last
-	holding bool                       // until all servers have given their Last
-	merging bool                       // by time
-	past    bool                       // what was held at the start is still being given
-	turn    int                        // of the part that gave last
-	lines   []envelope.Batch           // to be yielded next
-}
-
-// place is how far a maker's records have been given, and from which ring the last
-// of them came.
-type place struct {
-	next uint64
-	ring envelope.StreamID
+	at      envelope.Cursor
+	resumed bool // it began with a cursor
+	holes   holes
+	spare   map[envelope.StreamID]uint64 // missed in a ring, and of which maker is not known yet
+	wanted  map[envelope.StreamID]bool   // by Query.Where
+	skip    uint64                       // records to leave out, of more than Last
+	holding bool                         // until all servers have given their Last
+	merging bool                         // by time
+	past    bool                         // what was held at the start is still being given
+	turn    int                          // of the part that gave last
+	lines   []envelope.Batch             // to be yielded next
 }
 
 func newTail(r *Reader, q envelope.Query) *tail {
 	t := &tail{
 		r: r, q: q, opened: time.Now(), wake: make(chan struct{}, 1), parts: make([]part, len(r.remotes)),
-		rings: maps.Clone(q.Cursor.Rings), past: true,
-	}
-	if t.rings == nil {
-		t.rings = make(map[envelope.StreamID]uint64)
-	}
-	for stream, next := range q.Cursor.Streams {
-		t.seen(stream, place{next: next})
+		at: q.Cursor.Clone(), resumed: !q.Cursor.IsZero(), past: true,
 	}
 	for i := range t.parts {
 		t.parts[i] = part{t: t, m: r.remotes[i], since: t.opened}
@@ -116,25 +105,6 @@ func (t *tail) signal() {
 	}
 }
 
-func (t *tail) seen(stream envelope.StreamID, at place) {
-	if t.streams == nil {
-		t.streams = make(map[envelope.StreamID]place)
-	}
-	t.streams[stream] = at
-}
-
-// cursor is where the sequence stands.
-func (t *tail) cursor() envelope.Cursor {
-	c := envelope.Cursor{Rings: t.rings}
-	if len(t.streams) > 0 {
-		c.Streams = make(map[envelope.StreamID]uint64, len(t.streams))
-		for stream, at := range t.streams {
-			c.Streams[stream] = at.next
-		}
-	}
-	return c
-}
-
 func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) error {
 	if err := t.settle(ctx); err != nil {
 		return err
@@ -142,7 +112,7 @@ func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) 
 	several := len(t.parts) > 1
 	// Of a query by time each server gives its Last, of which the reader takes those
 	// it needs: what is left out here could be some of one timestamp.
-	t.holding = several && t.q.Last > 0 && t.q.Until.IsZero() && len(t.rings) == 0 && len(t.streams) == 0
+	t.holding = several && t.q.Last > 0 && t.q.Until.IsZero() && t.at.IsZero()
 	t.merging = several && (t.q.ByTime || t.holding)
 	for {
 		now := time.Now()
@@ -203,7 +173,7 @@ func (t *tail) over() (bool, error) {
 	failed := 0
 	for i := range t.parts {
 		p := &t.parts[i]
-		if !p.over {
+		if !p.over || p.has || len(p.aside) > 0 {
 			return false, nil
 		}
 		if p.lost != nil {
@@ -246,7 +216,7 @@ func (t *tail) wait(ctx context.Context, now time.Time) error {
 // due is how long until something is to be done without news; 0: never.
 func (t *tail) due(now time.Time) (d time.Duration) {
 	for i := range t.parts {
-		if at := t.parts[i].due(); !at.IsZero() {
+		if at := t.parts[i].due(now); !at.IsZero() {
 			if until := max(at.Sub(now), time.Millisecond); d == 0 || until < d {
 				d = until
 			}
@@ -265,11 +235,14 @@ func (t *tail) next(now time.Time) (envelope.Batch, bool) {
 	if t.holding {
 		return envelope.Batch{}, false
 	}
-	p, limit := t.pick(now)
+	p, h, limit := t.pick(now)
 	if p == nil {
 		return envelope.Batch{}, false
 	}
-	b := p.give(limit)
+	b := p.give(h, limit)
+	if len(t.parts) > 1 {
+		t.pass(h, &b)
+	}
 	t.advance(b, p)
 	if t.skip > 0 && b.Count > 0 { // more than the Last
 		n := min(t.skip, uint64(b.Count))
@@ -282,13 +255,10 @@ func (t *tail) next(now time.Time) (envelope.Batch, bool) {
 
 // advance notes that b is given.
 func (t *tail) advance(b envelope.Batch, p *part) {
-	if b.Ring != 0 {
-		t.rings[b.Ring] = b.Position
-	}
-	if b.Stream != 0 && b.Stream != b.Ring {
-		if at, ok := t.streams[b.Stream]; !ok || b.Next >= at.next {
-			t.seen(b.Stream, place{b.Next, b.Ring})
-		}
+	next := t.at.Streams[b.Stream]
+	t.at.Advance(b)
+	if b.Stream != 0 && b.Next < next {
+		t.at.Streams[b.Stream] = next
 	}
 	if b.Count > 0 || b.Missed > 0 {
 		p.begun = true

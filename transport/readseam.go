@@ -1,0 +1,162 @@
+package transport
+
+import (
+	"math"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/envelope"
+)
+
+// seam looks at the numbers of a batch's maker, whose records may have gone to
+// several servers: the batch may repeat what was given, or come too early. The
+// latter it reports, as long as another server may have what is missing; then it is
+// missed. It may be asked of the same batch again: only pass makes it so.
+func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
+	b := &h.batch
+	h.extra, h.spare = 0, t.spare[b.Ring]
+	if b.Stream == 0 || b.Stream == b.Ring {
+		return false
+	}
+	next, ok := t.at.Streams[b.Stream]
+	if ok && b.First < next && b.Next > b.First {
+		t.trim(h, next)
+		return false
+	}
+	switch {
+	case !ok && b.First > 1 && !(t.merging && t.past):
+		// The first that is seen of this maker, which may have begun elsewhere.
+		if t.past && t.othersOwe(p) {
+			return true
+		}
+		t.begin(p, h, now)
+		return t.awaits(p, h.early, now, 0)
+	case !ok || t.q.Shard != "":
+	default:
+		gap := b.First - next
+		gap -= min(gap, b.Told)
+		known := b.Missed + h.spare
+		if gap > known {
+			t.begin(p, h, now)
+			if t.awaits(p, h.early, now, gapWait) {
+				return true
+			}
+		}
+		h.extra, h.spare = gap-min(gap, known), known-min(gap, known)
+	}
+	return false
+}
+
+// begin notes since when h waits, and has the other servers show that they are there.
+func (t *tail) begin(p *part, h *head, now time.Time) {
+	if !h.early.IsZero() {
+		return
+	}
+	h.early = now
+	for i := range t.parts {
+		if o := &t.parts[i]; o != p && o.st != nil {
+			o.sound()
+		}
+	}
+}
+
+// sound asks the server for an answer, behind what it has sent until then.
+func (p *part) sound() {
+	p.st.s.ping()
+	p.barrier, p.sounded = p.st.s.pings.Load(), p.taken
+}
+
+// pass notes what seam has found of a batch that is given now.
+func (t *tail) pass(h *head, b *envelope.Batch) {
+	b.Missed += h.extra
+	h.extra = 0
+	t.keep(b.Ring, h.spare)
+	if b.Stream == 0 || b.Stream == b.Ring || b.Next == b.First {
+		return
+	}
+	switch next, seen := t.at.Streams[b.Stream]; {
+	case !seen && b.First > 1:
+		t.holes.dig(b.Stream, 1, b.First)
+	case b.First < next:
+		t.holes.fill(b.Stream, b.First, b.Next)
+		b.Stream = 0 // whose cursor is further on
+	}
+}
+
+// trim leaves out of a batch, which begins before what was given last of its maker,
+// what was given before.
+func (t *tail) trim(h *head, next uint64) {
+	b := &h.batch
+	from, to := t.holes.within(b.Stream, b.First, b.Next, next)
+	switch n := int(from - b.First); {
+	case from >= b.Next: // all of it
+		t.r.repeated.Add(uint64(b.Count))
+		b.Records, b.Count, b.Missed, b.Stream = nil, 0, 0, 0
+		h.time = math.MinInt64
+		return
+	case !exact(b): // which records those are is not known
+		return
+	case n > 0:
+		t.r.repeated.Add(uint64(n))
+		*b = without(*b, n)
+		b.Missed = 0
+		h.note()
+	}
+	if to < b.Next {
+		h.cut = int(to - b.First)
+	}
+}
+
+// othersOwe reports whether another server has yet to give of what was held at the
+// start.
+func (t *tail) othersOwe(p *part) bool {
+	for i := range t.parts {
+		if o := &t.parts[i]; o != p && o.owes() {
+			return true
+		}
+	}
+	return false
+}
+
+// keep notes how many records a server has told to be missed in a ring that are not
+// of the maker before whose batch it told it: they are of one that comes later.
+func (t *tail) keep(ring envelope.StreamID, n uint64) {
+	if n == 0 {
+		delete(t.spare, ring)
+		return
+	}
+	if t.spare == nil {
+		t.spare = make(map[envelope.StreamID]uint64)
+	}
+	t.spare[ring] = n
+}
+
+// awaits reports whether another server than p may yet bring what is missing before
+// a batch of p that waits since then: it has not been seen with nothing to give, so
+// long after that and after it has answered; or it has gone a moment ago, or come and
+// not yet given what it had then.
+func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
+	late := now.Sub(since) >= maxGapWait+t.r.opts.TellAfter
+	for i := range t.parts {
+		o := &t.parts[i]
+		switch {
+		case o == p || o.over && !o.has:
+		case o.st == nil && !o.has:
+			if !o.told && !late {
+				return true
+			}
+		case o.full():
+			if !late {
+				return true
+			}
+		case !o.current || o.empty.Before(since.Add(long)) || o.answered < o.barrier:
+			if o.has || !late {
+				return true
+			}
+		case o.st != nil && o.taken-o.sounded > t.r.opts.Window/4 && !late:
+			// It may have had more than it had credit for.
+			o.sound()
+			return true
+		}
+	}
+	return false
+}
