@@ -352,3 +352,32 @@ func TestLeavingEndsTheRequest(t *testing.T) {
 		}
 	}
 }
+
+// brief is an Authorizer of tokens that do not live long.
+type brief time.Duration
+
+func (b brief) Authorize(_ context.Context, _ string, sel []envelope.Selector) (access.Grant, error) {
+	return access.Grant{User: "u", Select: sel, Expires: time.Now().Add(time.Duration(b))}, nil
+}
+
+// A stream that ends because the token did says so, and is not taken up again.
+func TestTokenExpires(t *testing.T) {
+	r := loggregator.New(nil)
+	defer r.Close()
+	h := httpapi.New(access.NewGate(r, brief(100*time.Millisecond), nil), nil)
+	defer h.Close()
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	c, err := httpclient.New(srv.URL, &httpclient.Options{Header: http.Header{"Authorization": {"Bearer token"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last error
+	for _, err := range c.Batches(t.Context(), envelope.Query{Select: envelope.Everything, Follow: true}) {
+		last = err
+	}
+	a, ok := errors.AsType[*httpclient.AnswerError](last)
+	if !ok || a.Status != http.StatusUnauthorized || a.Reason != access.ErrExpired.Error() || httpclient.Temporary(last) {
+		t.Errorf("%v", last)
+	}
+}
