@@ -107,6 +107,15 @@ func (in *Ingest) Open(w envelope.Writer) error {
 	return nil
 }
 
+// Writer is what other doors write to, behind the limit of each source; nil if
+// Open failed.
+func (in *Ingest) Writer() envelope.Writer {
+	if in.server == nil {
+		return nil
+	}
+	return in.server
+}
+
 func (in *Ingest) figures(add func(ops.Metric)) {
 	figure := func(name, help string, value float64, labels ...string) {
 		add(ops.Metric{Name: name, Help: help, Value: value, Labels: labels})
