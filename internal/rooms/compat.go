@@ -90,6 +90,7 @@ func (c *Compat) figures(add func(ops.Metric)) {
 	figure("v1_readers", "Streams and dumps of the v1 API.", float64(v.Readers))
 	figure("v1_stalled_total", "Readers cut off because they took nothing.", float64(v.Stalled))
 	figure("v1_silent_total", "Readers cut off because they did not answer a ping.", float64(v.Silent))
+	figure("v1_flooded_total", "Readers cut off because they sent too much.", float64(v.Flooded))
 	figure("v1_records_total", "Records read for these readers.", float64(v.Records))
 	figure("v1_skipped_total", "Of those, not sent, because v1 has no form for them.", float64(v.Skipped))
 	figure("v1_bytes_total", "Bytes of these records.", float64(v.Bytes))

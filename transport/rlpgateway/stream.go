@@ -257,7 +257,7 @@ func (s *stream) end(ctx context.Context, err error) {
 	why := ""
 	switch {
 	case errors.Is(err, access.ErrExpired):
-		why = "closing because the token has expired"
+		why = "closing: " + err.Error()
 	case context.Cause(ctx) == errTimeout:
 		why = "closing due to stream timeout"
 	case s.h.readers.Context().Err() != nil:

@@ -127,7 +127,7 @@ func TestClosing(t *testing.T) {
 		{"stream timeout", nil, nil, 14 * time.Minute, "closing due to stream timeout", false},
 		{"token expires", func(s *script) *access.Gate {
 			return access.NewGate(s, book{"": {}, "t": {User: "u", Expires: time.Now().Add(time.Minute)}}, nil)
-		}, nil, time.Minute, "closing because the token has expired", false},
+		}, nil, time.Minute, "closing: " + access.ErrExpired.Error(), false},
 		{"server shutdown", nil, func(h *Handler, _ *script) { time.Sleep(time.Second); h.Shutdown(context.Background()) }, time.Second, "closing due to server shutdown", false},
 		{"source fails", nil, func(_ *Handler, s *script) { time.Sleep(time.Second); close(s.more) }, time.Second, "", false},
 	} {
