@@ -1,0 +1,212 @@
+//go:build unix
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cloudfoundry/loggregator/drain"
+	"github.com/cloudfoundry/loggregator/drain/share"
+	"github.com/cloudfoundry/loggregator/internal/receiver"
+	"github.com/cloudfoundry/loggregator/transport"
+)
+
+// shareServer is a server whose doors for drains can be closed and opened again:
+// its registry forgets, its rings do not.
+type shareServer struct {
+	server
+	t             *testing.T
+	egress, share string // host:port
+	stop          func()
+}
+
+func startShareServer(t *testing.T) *shareServer {
+	s := &shareServer{server: *startServer(t), t: t}
+	s.egress, s.share = "127.0.0.1:0", "127.0.0.1:0"
+	s.open()
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+func (s *shareServer) open() {
+	s.t.Helper()
+	listen := func(addr *string) net.Listener {
+		var ln net.Listener
+		eventually(s.t, "listen at "+*addr, func() (ok bool) {
+			var err error
+			ln, err = net.Listen("tcp", *addr)
+			return err == nil
+		})
+		*addr = ln.Addr().String()
+		return ln
+	}
+	out := transport.NewEgress(s.Router, nil)
+	go out.Serve(listen(&s.egress))
+	mux := http.NewServeMux()
+	mux.Handle(share.Path, share.NewRegistry(nil))
+	web := &http.Server{Handler: mux}
+	go web.Serve(listen(&s.share))
+	s.stop = func() {
+		out.Close()
+		web.Close()
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) time.Duration {
+	t.Helper()
+	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return time.Since(start)
+		}
+		if time.Since(start) > 30*time.Second {
+			t.Fatalf("not in 30 s: %s", what)
+		}
+	}
+}
+
+// group asks the operators' port what a process shares; nil if it does not answer.
+func (p *process) group(t *testing.T) *drain.SharingStats {
+	t.Helper()
+	resp, err := (&http.Client{Timeout: 5 * time.Second}).Get(p.ops(t) + "/v1/drains")
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	var answer struct{ Group *drain.SharingStats }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Group == nil {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	return answer.Group
+}
+
+// owns waits until the processes have n drains between them, each one at least.
+func owns(t *testing.T, n int, processes ...*process) time.Duration {
+	t.Helper()
+	return eventually(t, fmt.Sprintf("%d processes own %d drains", len(processes), n), func() bool {
+		sum := 0
+		for _, p := range processes {
+			g := p.group(t)
+			if g == nil || g.Owned == 0 {
+				return false
+			}
+			sum += g.Owned
+		}
+		return sum == n
+	})
+}
+
+// Two and three processes share 20 drains of two servers under load, while one is
+// killed, one hangs and wakes up, one ends in good order, and a server's registry
+// forgets all: every line arrives, in order, and again only where a process was
+// killed or hung.
+func TestGroup(t *testing.T) {
+	const drains = 20
+	one, two := startShareServer(t), startShareServer(t)
+	sinks := make([]*sink, drains)
+	var list []string
+	for i := range sinks {
+		sinks[i] = startSink(t, receiver.Options{})
+		list = append(list, fmt.Sprintf(`{"app":"app%d","url":"%s"}`, i, sinks[i].URL()))
+	}
+	file := writeDrains(t, `{"drains":[`+strings.Join(list, ",")+`]}`)
+	start := func() *process {
+		p := startProcess(t, &one.server, "-drains", file, "-group", "test", "-log-level", "warn",
+			"-read", "tcp://"+one.egress+",tcp://"+two.egress, "-share", "http://"+one.share+",http://"+two.share)
+		p.out.find(t, "is running")
+		return p
+	}
+	var logging sync.WaitGroup
+	done := make(chan struct{})
+	lines := 0 // of each app
+	logging.Go(func() {
+		for tick := time.NewTicker(20 * time.Millisecond); ; {
+			for i := range drains {
+				[]*shareServer{one, two}[i%2].log(t, fmt.Sprint("app", i), lines, 2)
+			}
+			lines += 2
+			select {
+			case <-tick.C:
+			case <-done:
+				return
+			}
+		}
+	})
+	again := func() (sum int) { // lines that came twice until now
+		for _, k := range sinks {
+			k.mu.Lock()
+			sum += len(k.lines) - len(k.seen)
+			k.mu.Unlock()
+		}
+		return sum
+	}
+
+	a := start()
+	owns(t, drains, a)
+	b := start()
+	owns(t, drains, a, b)
+	c := start()
+	owns(t, drains, a, b, c)
+	if n := again(); n > 0 {
+		t.Errorf("%d lines came again, though drains were only handed over", n)
+	}
+
+	b.kill()
+	took := owns(t, drains, a, c)
+	killed := again()
+	t.Logf("killed: taken over in %v, %d lines came again", took, killed)
+
+	c.Process.Signal(syscall.SIGSTOP)
+	took = owns(t, drains, a)
+	c.Process.Signal(syscall.SIGCONT)
+	owns(t, drains, a, c)
+	hung := again()
+	t.Logf("hung: taken over in %v, %d lines came again", took, hung-killed)
+
+	one.stop()
+	one.open()
+	eventually(t, "the server's registry knows both again", func() bool {
+		g := a.group(t)
+		return g.Servers[0].Members == 2 && g.Servers[0].Error == ""
+	})
+	owns(t, drains, a, c)
+	if g := a.group(t); g.Takeovers == 0 || g.Drains != drains || len(g.Servers) != 2 {
+		t.Errorf("%+v", g)
+	}
+	a.stop(t)
+	took = owns(t, drains, c)
+	close(done)
+	logging.Wait()
+	for i, k := range sinks {
+		k.until(t, fmt.Sprintf("app%d seq=%d", i, lines-1))
+	}
+	c.stop(t)
+	t.Logf("stopped: taken over in %v", took)
+	if n := again(); n != hung {
+		t.Errorf("%d lines came again for a server that was restarted and a process that was stopped", n-hung)
+	}
+	// What a process did in half a second, and three more while it hung: 100 lines a
+	// second of each drain; much more on a machine that is busy with other things.
+	if most := drains * 100 * 20; hung > most {
+		t.Errorf("%d lines came again", hung)
+	}
+	for i, k := range sinks {
+		k.Shutdown(t.Context())
+		complete(t, k.got(), fmt.Sprint("app", i), lines)
+		for _, problem := range k.problems {
+			if !strings.Contains(problem, "in the middle of a message") {
+				t.Error(problem)
+			}
+		}
+	}
+	if n := one.Stats().Accepted + two.Stats().Accepted; n < uint64(lines*drains) {
+		t.Errorf("%d records of %d were accepted", n, lines*drains)
+	}
+}
