@@ -48,7 +48,13 @@ func TestReload(t *testing.T) {
 	}
 	write(config, "log-level: info\nmax-clients: 10\n")
 	write(drains, `{"drains":[]}`)
-	p := start(t, nil, "-config", config, "-drains", drains, "-ingest-cert", cert, "-ingest-key", key, "-ingest-clients", ca.File())
+	drainCA := filepath.Join(dir, "drain-ca.pem")
+	authority, err := os.ReadFile(ca.File())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(drainCA, string(authority))
+	p := start(t, nil, "-config", config, "-drains", drains, "-drain-ca", drainCA, "-ingest-cert", cert, "-ingest-key", key, "-ingest-clients", ca.File())
 	reload := func(says ...string) {
 		t.Helper()
 		before := len(p.Said())
@@ -70,7 +76,10 @@ func TestReload(t *testing.T) {
 	write(config, "log-level: debug\nmax-clients: 10\ngrace: 3s\n")
 	ca.Issue("server")
 	reload("Reload: -ingest: the certificate is a new one")
+	write(drainCA, "# another one\n"+string(authority))
+	reload("Reload: the file of -drain-ca is another one, which takes a restart")
 	write(drains, `{"drains":[{"url":"syslog://127.0.0.1:9"}]}`)
+	reload("Reload: the file of -drains is another one; it is read again of itself")
 	before := len(p.Said())
 	processtest.Until(t, "drains that changed", func() bool {
 		p.Signal(syscall.SIGHUP) // the file is followed; how soon, package drain says

@@ -25,6 +25,7 @@ func NewAccess(p *Process) *Access {
 	a := &Access{p: p}
 	fs := p.Flags
 	a.who.Register(fs)
+	p.followed("auth-tokens")
 	fs.IntVar(&a.maxReaders, "max-readers", access.DefaultMaxReaders, "how `many` tails, dumps and streams are served at a time, over all APIs")
 	fs.IntVar(&a.perUser, "max-readers-per-user", access.DefaultMaxPerUser, "how `many` of them one user may have, where users are told apart; negative: any number")
 	daemon.SizeVar(fs, &a.rate, "reader-rate", access.DefaultBytesPerSecond, "`bytes` in a second that one reader gets at most; who falls behind is told what it missed")

@@ -45,6 +45,7 @@ func (p *Process) door(name, addr, what string) *door {
 	fs.StringVar(&d.files.Key, name+"-key", "", "PEM `file` of its key")
 	fs.StringVar(&d.files.CA, name+"-clients", "", "PEM `file` of the CA that must have signed the certificates of those who come to -"+name+"; empty asks them for none")
 	fs.StringVar(&d.names, name+"-client-names", "", "`names`, with commas between, of which their certificates must carry one; empty: any")
+	p.certified(name, "-cert", "-key", "-clients")
 	p.checks = append(p.checks, func() error {
 		_, err := d.config()
 		return errors.Join(err, daemon.CheckAddress(d.name, d.addr, p.insecure || d.protected()))
@@ -184,6 +185,7 @@ func (p *Process) dialer(prefix, whose string) *dialer {
 	fs.StringVar(&d.files.CA, d.prefix+"ca", "", "PEM `file` of the CA of "+whose+"; default the system's")
 	fs.StringVar(&d.files.Cert, d.prefix+"cert", "", "PEM `file` of the certificate to show to them. Changed files are read again")
 	fs.StringVar(&d.files.Key, d.prefix+"key", "", "PEM `file` of its key")
+	p.certified(d.prefix, "ca", "cert", "key")
 	p.checks = append(p.checks, func() error {
 		_, err := d.current()
 		return err

@@ -38,6 +38,9 @@ type Process struct {
 	checks []func() error
 	live   map[string]func(value string) error // flags that a reload can change
 
+	certificates, follows map[string]bool // flags of files, see sums
+	seen                  sums
+
 	// What opened parts have said.
 	listeners []io.Closer
 	serving   []func() error
@@ -82,7 +85,10 @@ func New(name, about, ops string) *Process {
 		Flags: flag.NewFlagSet(name, flag.ContinueOnError),
 		Log:   slog.New(slog.DiscardHandler),
 		live:  make(map[string]func(string) error),
-		pages: make(map[string]http.Handler),
+
+		certificates: make(map[string]bool),
+		follows:      make(map[string]bool),
+		pages:        make(map[string]http.Handler),
 	}
 	fs := p.Flags
 	fs.Usage = daemon.Usage(fs, about+`
@@ -144,6 +150,7 @@ func (p *Process) Run(ctx context.Context, args []string, stdout, stderr io.Writ
 	go daemon.Watchdog(failed, p.healthy)
 	lines := slices.Concat([]string{title(p.name) + " is running. Ctrl-C stops it."}, p.lines, []string{""})
 	io.WriteString(stdout, strings.Join(lines, "\n")) // at once: who waits for the first has them all
+	p.seen = p.sums()
 	daemon.Notify("READY=1", "STATUS=running")
 
 	for failed.Err() == nil {
@@ -262,6 +269,7 @@ func (p *Process) reload(args []string, stdout io.Writer) {
 		p.Flags.Set(name, c.Value)
 		say("%s is %q in place of %q", name, c.Now, c.Was)
 	}
+	p.filesChanged(say)
 	for _, again := range p.reloads {
 		if what := again(); what != "" {
 			say("%s", what)
