@@ -28,7 +28,7 @@ func main() { daemon.Main("loggregator-sink", run) }
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := rooms.New("loggregator-sink", about, "127.0.0.1:6062")
 	servers, readers := rooms.NewRemote(p), rooms.NewAccess(p)
-	grpc, people, compat := rooms.NewGRPC(p, "127.0.0.1:3460", readers), rooms.NewPeople(p, readers), rooms.NewCompat(p)
+	grpc, people, compat := rooms.NewGRPC(p, "127.0.0.1:3461", readers), rooms.NewPeople(p, readers), rooms.NewCompat(p)
 	return p.Run(ctx, args, stdout, stderr, func() error {
 		logs, err := servers.Open()
 		if err != nil {
