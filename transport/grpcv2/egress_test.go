@@ -448,3 +448,45 @@ func TestShutdownCutsOff(t *testing.T) {
 	}
 	b.balance()
 }
+
+// TestToldInItsPlace: what is missing is told with the next record of the same
+// ring, once; what no record follows is counted. The end of the Source is OK.
+func TestToldInItsPlace(t *testing.T) {
+	reset := ringBatch(3, 2, 0, "c")
+	reset.Reset = true
+	because := ringBatch(2, 9, 1, "late")
+	because.Reason = envelope.ReasonRate
+	src := &scripted{[]envelope.Batch{
+		ringBatch(1, 2, 0, "a"), ringBatch(1, 5, 3), ringBatch(2, 2, 0, "b"), ringBatch(1, 8, 2, "a2"), because, reset, ringBatch(4, 8, 7),
+	}}
+	s := NewServer(nil, access.NewGate(src, nil, nil), nil)
+	cc := dial(t, serve(t, s), nil)
+	for _, tt := range []struct {
+		req  ask
+		want []string
+	}{
+		{ask{sel: logs()}, []string{
+			"a", "b", "5 lines are missing here: this reader was too slow", "a2", "1 line is missing here: rate limit", "late",
+			"lines are missing here, their number is not known: the server was started anew", "c",
+		}},
+		// A reader of other kinds would not know what to make of a line.
+		{ask{sel: [][]byte{sel("", ofTimer)}}, []string{"a", "b", "a2", "late", "c"}},
+	} {
+		for _, method := range []string{"BatchedReceiver", "Receiver"} {
+			r := open(t, cc, method, tt.req.bytes())
+			if err := r.end(); err != io.EOF {
+				t.Errorf("%v", err)
+			}
+			var got []string
+			for _, e := range r.all() {
+				got = append(got, string(e.GetLog().GetPayload()))
+			}
+			if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
+				t.Errorf("%s got\n%s", method, strings.Join(got, "\n"))
+			}
+		}
+	}
+	if st := s.Stats(); st.Missed != 4*13 || st.Told != 2*6 || st.Marked != 2*3 || st.Untold != 2*7+2*13 || st.RecordsSent != 2*8+2*5 {
+		t.Errorf("%+v", st)
+	}
+}
