@@ -124,8 +124,11 @@ func (f *follower) session(ctx context.Context) error {
 		if err == nil {
 			f.message, err = readAll(f.message[:0], r)
 		}
-		if end, ok := errors.AsType[websocket.CloseError](err); ok && end.Code == websocket.StatusPolicyViolation {
-			return &refusal{sentence: fmt.Sprintf("%s: %s", f.server, end.Reason)} // the token has expired
+		if end, ok := errors.AsType[websocket.CloseError](err); ok && end.Code == websocket.StatusPolicyViolation { // the token has expired
+			if f.renew() {
+				return &lostError{err}
+			}
+			return &refusal{sentence: fmt.Sprintf("%s: %s", f.server, end.Reason)}
 		}
 		if err != nil {
 			return &lostError{err}
@@ -164,6 +167,8 @@ func (f *follower) dial(ctx context.Context, onPing func()) (*websocket.Conn, er
 	case resp == nil:
 		return nil, &lostError{f.unreachable(httpclient.Unreachable(err))}
 	case resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusTooManyRequests:
+		return nil, &lostError{f.refused(httpclient.Refused(resp))}
+	case resp.StatusCode == http.StatusUnauthorized && f.connected && f.renew():
 		return nil, &lostError{f.refused(httpclient.Refused(resp))}
 	}
 	return nil, f.refused(httpclient.Refused(resp))

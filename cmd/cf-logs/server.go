@@ -20,12 +20,14 @@ type server struct {
 	what, name string // app, space or org
 	token      string // to be sent
 	without    string // why there is none, though there is one for others
+	target     *url.URL
 	client     http.Client
 	logs       *httpclient.Client
 }
 
 func (s *server) setTarget(target string, config cfConfig) error {
 	if u, err := url.Parse(target); err == nil {
+		s.target = u
 		s.token, s.without = tokenFor(u, config)
 	}
 	// Who is sent on would take the token along to where it may not belong.
@@ -35,6 +37,17 @@ func (s *server) setTarget(target string, config cfConfig) error {
 		return errors.New("--target takes an address like http://127.0.0.1:8080")
 	}
 	return nil
+}
+
+// renew reports whether there is another token by now: the cf client gets one
+// whenever it is used and its own has run out.
+func (s *server) renew() bool {
+	token, _ := tokenFor(s.target, readConfig())
+	if token == "" || token == s.token {
+		return false
+	}
+	s.token = token
+	return true
 }
 
 // String is the address without what may be secret in it.

@@ -3,11 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,5 +118,54 @@ func TestTokenThatRunsOut(t *testing.T) {
 	err = run(t.Context(), []string{"--app=web", "--recent", "--target=" + r.url}, &stdout, &stderr)
 	if err == nil || err.Error() != r.url+" refused the token: it has expired; log in again" {
 		t.Errorf("%v", err)
+	}
+}
+
+// The cf client has got another token in the meantime: it goes on where it was.
+func TestTokenIsRenewed(t *testing.T) {
+	noCF(t)
+	var mu sync.Mutex
+	good, sent := "t0ken", make(map[string]bool)
+	r := start(t, allow(func(token string, _ []envelope.Selector) error {
+		mu.Lock()
+		defer mu.Unlock()
+		sent[token] = true
+		if token != good {
+			return fmt.Errorf("%w: it has expired; log in again", access.ErrToken)
+		}
+		return nil
+	}), &access.Options{Recheck: 20 * time.Millisecond})
+	config := logIn(t, r.url)
+	r.publish(t, "web", 1, 1)
+	c := begin(t, "--app=web", "--target="+r.url)
+	c.stdout.contains(t, text("web", 1))
+	mu.Lock()
+	good = "another"
+	text1, err := os.ReadFile(config)
+	if err == nil { // at once, as the cf client does
+		err = errors.Join(os.WriteFile(config+"~", bytes.Replace(text1, []byte("t0ken"), []byte("another"), 1), 0o600), os.Rename(config+"~", config))
+	}
+	mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.publish(t, "web", 2, 1)
+	c.stdout.contains(t, text("web", 2))
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		mu.Lock()
+		again := sent["another"]
+		mu.Unlock()
+		if again {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the other token was never sent")
+		}
+	}
+	r.publish(t, "web", 3, 1)
+	c.stdout.contains(t, text("web", 3))
+	c.interrupt(t)
+	if got := c.stdout.String(); got != texts("web", 1, 3) {
+		t.Errorf("%q", got)
 	}
 }
