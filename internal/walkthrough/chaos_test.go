@@ -46,7 +46,7 @@ type source struct {
 	emitted []int // by app
 }
 
-func newSource(t *testing.T, agent string, names []string, space func(app string) string) *source {
+func newSource(t testing.TB, agent string, names []string, space func(app string) string) *source {
 	s := &source{router: loggregator.New(&loggregator.Options{Budget: 256 << 20}), names: names, emitted: make([]int, len(names))}
 	var err error
 	if s.link, err = transport.NewLink(agent, s.router, nil); err != nil {
@@ -81,7 +81,7 @@ type reader struct {
 	mu     sync.Mutex
 	seen   map[string]int // by app
 	next   map[string]int
-	missed int
+	missed map[string]int // by reason
 	wrong  string
 	joined int // times it was let in
 }
@@ -110,15 +110,17 @@ func (r *reader) run(ctx context.Context, sinks []*httpclient.Client, space stri
 func (r *reader) add(b envelope.Batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.missed += int(b.Missed)
+	if b.Missed > 0 {
+		r.missed["told by the server: "+b.Reason.String()] += int(b.Missed)
+	}
 	for e := range b.All() {
 		route, err := e.Route()
 		if err != nil {
 			r.wrong = err.Error()
 			return
 		}
-		if n, _, ok := e.Missed(); ok {
-			r.missed += int(n)
+		if n, why, ok := e.Missed(); ok {
+			r.missed["told by the app's log: "+why] += int(n)
 			continue
 		}
 		app := string(route.SourceID)
@@ -140,7 +142,10 @@ func (r *reader) account() (seen, missed int) {
 	for _, n := range r.seen {
 		seen += n
 	}
-	return seen, r.missed
+	for _, n := range r.missed {
+		missed += n
+	}
+	return seen, missed
 }
 
 // catcher is what a drain delivers: each line once or more, and how many it says
@@ -289,7 +294,7 @@ func TestChaos(t *testing.T) {
 			}
 			sinks = append(sinks, client)
 		}
-		r := &reader{name: users[0], seen: make(map[string]int), next: make(map[string]int)}
+		r := &reader{name: users[0], seen: make(map[string]int), next: make(map[string]int), missed: make(map[string]int)}
 		readers[space] = r
 		reading.Go(func() { r.run(ctx, sinks, space) })
 	}
@@ -318,12 +323,18 @@ func TestChaos(t *testing.T) {
 
 	// What befalls them.
 	done := make(map[string]int)
+	began := time.Now()
 	peak := make(map[string]int)
 	daemons := c.All()[1:]
 	for end := time.Now().Add(lasts); time.Now().Before(end); {
 		d := daemons[rng.IntN(len(daemons))]
 		what := []string{"killed", "stopped", "hung", "cut", "slow"}[rng.IntN(5)]
 		pause := time.Duration(rng.IntN(1500)) * time.Millisecond
+		if what == "cut" || what == "slow" {
+			t.Logf("%v %s for %v", time.Since(began).Round(time.Millisecond), what, pause)
+		} else {
+			t.Logf("%v %s %s for %v", time.Since(began).Round(time.Millisecond), d.Name, what, pause)
+		}
 		done[what]++
 		for _, d := range daemons {
 			peak[d.Name] = max(peak[d.Name], resident(d))
@@ -392,7 +403,7 @@ func TestChaos(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 		seen, missed := r.account()
-		t.Logf("%s, let in %d times: %d seen + %d told as missed of %d", r.name, r.joined, seen, missed, emitted[space])
+		t.Logf("%s, let in %d times: %d seen + %d told as missed of %d; %v", r.name, r.joined, seen, missed, emitted[space], r.missed)
 		if seen+missed != emitted[space] {
 			t.Errorf("%s: %d seen + %d missed = %d, of %d", r.name, seen, missed, seen+missed, emitted[space])
 		}

@@ -12,7 +12,7 @@ import (
 
 // writeWorld writes what the stand-in for a Cloud Foundry knows: an organization
 // with two spaces, and apps in them that users see.
-func writeWorld(t *testing.T, dir string, spaces map[string][]string, seenBy map[string][]string) string {
+func writeWorld(t testing.TB, dir string, spaces map[string][]string, seenBy map[string][]string) string {
 	t.Helper()
 	type resource struct {
 		Kind   string   `json:"kind"`
@@ -67,7 +67,7 @@ func startCluster(t *testing.T, o *cluster.Options) *cluster.Cluster {
 	return c
 }
 
-func token(t *testing.T, c *cluster.Cluster, user string) string {
+func token(t testing.TB, c *cluster.Cluster, user string) string {
 	t.Helper()
 	token, err := c.Token(user, "secret of "+user)
 	if err != nil {
