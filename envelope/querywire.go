@@ -12,8 +12,13 @@ import (
 // here: what a query asks beyond that would be answered too widely without it.
 var ErrQuery = errors.New("envelope: not a query that is understood here; is the other end of a later version?")
 
-// MaxSelectors bounds the selectors of a query that comes from outside.
-const MaxSelectors = 10_000
+// MaxSelectors and MaxPositions bound the selectors of an encoded query, and the
+// rings and streams of its cursor: those of a reader of everything on a server that
+// has as many sources.
+const (
+	MaxSelectors = 10_000
+	MaxPositions = 1_000_000
+)
 
 // The fields of an encoded query, of its selectors, and of the positions of its
 // cursor.
@@ -119,7 +124,7 @@ func appendTime(dst []byte, num protowire.Number, t time.Time) []byte {
 
 // ParseQuery reads what AppendQuery wrote. The query shares no memory with m, and
 // takes no more than a small multiple of it. It fails with ErrQuery on anything
-// that it does not know, and on more than MaxSelectors selectors or MaxCursor
+// that it does not know, and on more than MaxSelectors selectors or MaxPositions
 // positions.
 func ParseQuery(m []byte) (Query, error) {
 	var q Query
@@ -136,7 +141,7 @@ func ParseQuery(m []byte) (Query, error) {
 			q.Select = append(q.Select, s)
 		case queryRings, queryStreams:
 			id, next, good := parsePosition(v)
-			ok = good && len(q.Cursor.Rings)+len(q.Cursor.Streams) < MaxCursor
+			ok = good && len(q.Cursor.Rings)+len(q.Cursor.Streams) < MaxPositions
 			positions := &q.Cursor.Rings
 			if num == queryStreams {
 				positions = &q.Cursor.Streams

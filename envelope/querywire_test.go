@@ -101,7 +101,7 @@ func FuzzParseQuery(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(q.Select) > MaxSelectors || len(q.Cursor.Rings)+len(q.Cursor.Streams) > MaxCursor {
+		if len(q.Select) > MaxSelectors || len(q.Cursor.Rings)+len(q.Cursor.Streams) > MaxPositions {
 			t.Fatal("bounds")
 		}
 		again, err := ParseQuery(AppendQuery(nil, &q))

@@ -337,3 +337,99 @@ func TestReaderWake(t *testing.T) {
 		}
 	})
 }
+
+// A sequence that is not read on falls behind in the ring, and is told to the record
+// what it missed; one beside it on the same connection misses nothing, and the
+// server keeps no goroutine for it meanwhile.
+func TestSlowReaderFallsBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, n *faultnet.Network) {
+		router := loggregator.New(&loggregator.Options{Budget: 1}) // that is MinBudget
+		t.Cleanup(func() { router.Close() })
+		e := serveRouter(t, n, "server:1", router, nil)
+		r := newReader(t, n, "tcp://server:1", &transport.ReaderOptions{Window: 16 << 10})
+		fast := follow(t, r, envelope.Query{Select: selectSource("a")})
+		slow := &collected{}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		going, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			first := true
+			for b, err := range r.Batches(ctx, envelope.Query{Select: selectSource("a"), Follow: true}) {
+				slow.add(b, err)
+				if b.Count > 0 && first {
+					first = false
+					<-going
+				}
+			}
+		}()
+		synctest.Wait()
+		made := 0
+		for router.Stats().Evicted < 20_000 {
+			say(t, router, "a", made, 100)
+			made += 100
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := e.Stats(); s.Asleep != 2 {
+			t.Errorf("%+v", s)
+		}
+		close(going)
+		time.Sleep(10 * time.Second)
+		say(t, router, "a", made, 100)
+		made += 100
+		synctest.Wait()
+		wantLines(t, "fast", fast, linesOf("a", 0, made))
+		lines, _, missed := slow.get()
+		if len(lines)+int(missed) != made || missed == 0 || lines[len(lines)-1] != fmt.Sprint("a ", made-1) {
+			t.Errorf("made %d, given %d, missed %d", made, len(lines), missed)
+		}
+		if s := r.Stats(); s.Records != uint64(made+len(lines)) || s.Missed != missed {
+			t.Errorf("%+v", s)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// A server that shuts down in good order, its router first, has given all it had.
+func TestEgressShutsDown(t *testing.T) {
+	bubble(t, func(t *testing.T, n *faultnet.Network) {
+		router := newRouter(t)
+		e := serveRouter(t, n, "server:1", router, nil)
+		r := newReader(t, n, "tcp://server:1", nil)
+		tail := follow(t, r, envelope.Query{Select: selectSource("a")})
+		synctest.Wait()
+		say(t, router, "a", 0, 5000)
+		if err := router.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := e.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		wantLines(t, "tail", tail, linesOf("a", 0, 5000))
+		if s := e.Stats(); s.Connections != 0 || s.Queries != 0 {
+			t.Errorf("%+v", s)
+		}
+		if err := e.Close(); err != nil { // again
+			t.Error(err)
+		}
+		// The sequence goes on with whoever listens next, and ends with the reader.
+		next := newRouter(t)
+		serveRouter(t, n, "server:1", next, nil)
+		time.Sleep(5 * time.Second)
+		say(t, next, "a", 5000, 10)
+		synctest.Wait()
+		lines, lgr, _ := tail.get()
+		if len(lines) != 5010 || tail.resets != 1 { // how many were lost with the old one cannot be known
+			t.Errorf("%d lines, %q, %d resets", len(lines), lgr, tail.resets)
+		}
+		r.Close()
+		synctest.Wait()
+		if !errors.Is(tail.err, transport.ErrClosed) {
+			t.Errorf("%v", tail.err)
+		}
+	})
+}

@@ -27,6 +27,18 @@ func (p *part) admit(b envelope.Batch) {
 	if t.q.Where != nil && !t.wants(&b) {
 		b.Records, b.Count, b.Missed, b.Reset = nil, 0, 0, false
 	}
+	if p.fresh {
+		// A server's sequence begins with the ring that stands for its life. If that is
+		// another than the tail has been in, and no maker's numbers tell what was lost
+		// with that, it is said with the next record, even if the query has slept
+		// meanwhile at the server.
+		_, known := t.at.Rings[b.Ring]
+		p.fresh = false
+		p.reset = p.reset || p.begun && !known && b.Ring != 0 && len(t.at.Streams) == 0
+	}
+	if b.Count > 0 {
+		b.Reset, p.reset = b.Reset || p.reset, false
+	}
 	p.has, p.head = true, head{batch: b}
 	if t.merging {
 		p.head.note()

@@ -34,6 +34,8 @@ type part struct {
 	retry    time.Time // not before
 	opens    int
 	current  bool      // all that the server had when it was opened last has been taken
+	fresh    bool      // nothing has come since it was opened last
+	reset    bool      // the server has another life, which is to be told with a record
 	empty    time.Time // when it was seen last that nothing had come,
 	answered uint64    // after so many answers to pings on the connection
 	barrier  uint64    // pings, of which that is to show that nothing is under way
@@ -129,7 +131,7 @@ func (p *part) open(s *readSession) {
 	q := p.query()
 	p.opens++
 	p.aside, p.asideBytes = nil, 0 // they come again
-	p.current, p.barrier, p.sounded = false, 0, p.taken
+	p.fresh, p.current, p.barrier, p.sounded = p.t.q.Follow, false, 0, p.taken
 	p.st = s.begin(modeRead, &q, p.t.watch.changed)
 	if p.told {
 		p.told = false

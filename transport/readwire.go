@@ -64,7 +64,7 @@ const greeting = "loggregator read link\x01"
 
 const (
 	maxHello   = 64
-	maxRequest = 6 << 20  // holds a query with a cursor of envelope.MaxCursor
+	maxRequest = 32 << 20 // holds a query with a cursor of envelope.MaxPositions
 	maxAnswer  = 12 << 20 // holds the largest batch
 	maxText    = 1 << 10  // of an end
 )
