@@ -34,7 +34,8 @@ twice. Lines that were lost on the way here are told of in their place:
 
 A server that asks for a token gets that of the cf client's login, if it is one of
 the platform's own, or $LOGGREGATOR_TOKEN, which is sent to $LOGGREGATOR_TARGET if
-that is set, else to --target.
+that is set, else to --target. When the login's has run out, a tail goes on with the
+next one, if the cf client has got it by then.
 `
 
 // options are the flags.
