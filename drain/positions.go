@@ -56,9 +56,14 @@ func (p position) selection() position {
 	return p
 }
 
+// ErrInUse means that another process keeps its places in the positions file.
+var ErrInUse = errors.New("drain: positions file: another process uses it, which is still running")
+
 // positions is a file in which the places of drains outlive the process.
 type positions struct {
-	path string
+	path   string
+	locked *os.File // nil: not
+	done   bool     // it was another's for the taking
 
 	mu sync.Mutex
 	// What the file said and nobody has claimed yet, by key and by selection.
@@ -100,6 +105,25 @@ func openPositions(path string) (*positions, error) {
 		}
 	}
 	return p, nil
+}
+
+// lock keeps other processes from the file. Where that is not possible, for
+// another reason than that one of them has it, things go on without: whether the
+// file can be written is seen when it is.
+func (p *positions) lock() (err error) {
+	if p.locked, err = lockFile(p.path + ".lock"); errors.Is(err, ErrInUse) {
+		return fmt.Errorf("%w: %s", err, p.path)
+	}
+	return nil
+}
+
+// unlock lets others have the file, which is not written any more.
+func (p *positions) unlock() {
+	p.done = true
+	if p.locked != nil {
+		p.locked.Close()
+		p.locked = nil
+	}
 }
 
 func (p *positions) put(at position) {
@@ -246,6 +270,9 @@ func (s *Set) keepPositions(done <-chan struct{}) {
 func (s *Set) savePositions() {
 	s.saving.Lock()
 	defer s.saving.Unlock()
+	if s.positions.done {
+		return
+	}
 	now := time.Now()
 	type row struct {
 		b  *bound

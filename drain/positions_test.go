@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -278,4 +279,37 @@ func TestClaims(t *testing.T) {
 	if want := []bool{false, false, true, false, false, true, false}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
+}
+
+// A second process that would keep its places in the same file is refused, until
+// the first has ended.
+func TestPositionsFileInUse(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no flock")
+	}
+	dir := t.TempDir()
+	file, o := filepath.Join(dir, "drains.json"), &SetOptions{Positions: filepath.Join(dir, "positions")}
+	if err := os.WriteFile(file, []byte(`{"drains":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src := newMemory()
+	first, err := OpenSet(src, o, File(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSet(src, o, File(file)); !errors.Is(err, ErrInUse) {
+		t.Fatalf("the second: %v", err)
+	}
+	if err := first.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second, err := OpenSet(src, o, File(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close() // once more takes nothing from the second
+	if _, err := OpenSet(src, o, File(file)); !errors.Is(err, ErrInUse) {
+		t.Fatalf("the third: %v", err)
+	}
+	second.Close()
 }

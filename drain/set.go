@@ -38,7 +38,9 @@ type SetOptions struct {
 	// another process goes on where this one ended, however it ended: nothing is
 	// lost that the source still holds, and what had not been acknowledged for
 	// sure is sent again, as after a break. It is written at most once a second
-	// while something moves. Only one process may use it. Default none.
+	// while something moves. Only one process may use it: OpenSet fails with
+	// ErrInUse while another does, on systems that have flock; the lock is a file
+	// beside it, with .lock at the end. Default none.
 	Positions string
 
 	// Shared, if not nil, has several processes share the drains. What they read
@@ -168,6 +170,9 @@ func OpenSet(src envelope.Source, o *SetOptions, providers ...*Provider) (*Set, 
 	if s.opts.Positions != "" {
 		var err error
 		if s.positions, err = openPositions(s.opts.Positions); err != nil {
+			return nil, err
+		}
+		if err := s.positions.lock(); err != nil {
 			return nil, err
 		}
 	}
@@ -491,6 +496,9 @@ func (s *Set) lastPositions() error {
 		return nil
 	}
 	s.savePositions()
+	s.saving.Lock()
+	s.positions.unlock()
+	s.saving.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.positionsErr

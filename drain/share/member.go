@@ -151,12 +151,13 @@ func (m *Member) Holds(key string) (work []Hold, give []int) {
 	return work, give
 }
 
-// Note has a note kept at one registry, with the next request, if the piece is
-// held there.
+// Note has a note kept at one registry, with a request that is made at once, if
+// the piece is held there. Notes are for about once in an Interval.
 func (m *Member) Note(key string, server int, note string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.peers[server].note(key, note)
+	signal(m.peers[server].kick)
 }
 
 // Release gives a piece back to a registry, with a last note if that is not empty.
