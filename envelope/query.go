@@ -128,7 +128,8 @@ type Query struct {
 	// order of arrival. Last are then the newest of them, First, if Last is zero,
 	// the oldest, and with those come all that have the same timestamp as one of
 	// them: whoever turns pages by timestamp would lose what a page cuts off. A
-	// Source of several others may give those of each. Such a query does not Follow.
+	// Source of several others may give those of each, and a record that two of them
+	// hold twice. Such a query does not Follow.
 	Until time.Time
 	First int
 

@@ -25,10 +25,11 @@ type page struct {
 	scratch []byte
 }
 
-// record is one of buf: its timestamp and where it lies.
+// record is one of buf: its timestamp, where it lies, and where it was read.
 type record struct {
 	time     int64
 	from, to int
+	ring     envelope.StreamID // it was read from
 }
 
 // Memory is charged in steps of this many bytes.
@@ -161,7 +162,7 @@ func (p *page) read(ctx context.Context, pass *access.Pass, r *request, start, e
 			}
 			switch {
 			case len(p.buf) <= size:
-				p.records = append(p.records, record{at, from, len(p.buf)})
+				p.records = append(p.records, record{at, from, len(p.buf), b.Ring})
 			case n > 1:
 				return 0, false, nil
 			default: // all of one timestamp: there is no smaller page
@@ -197,7 +198,7 @@ func (p *page) tell(b envelope.Batch, r *request, at int64) {
 	b.Reset = false
 	from := len(p.buf)
 	p.buf, _ = b.AppendGapRecords(p.buf, r.source, at)
-	p.records = append(p.records, record{at, from, len(p.buf)})
+	p.records = append(p.records, record{at, from, len(p.buf), b.Ring})
 }
 
 // order sorts the envelopes by their timestamps, those of one timestamp as they
@@ -208,6 +209,7 @@ func (p *page) order(descending bool, limit int) {
 	if !slices.IsSortedFunc(p.records, byTime) {
 		slices.SortStableFunc(p.records, byTime)
 	}
+	p.once()
 	if descending {
 		slices.Reverse(p.records)
 	}
@@ -222,4 +224,34 @@ func (p *page) order(descending bool, limit int) {
 	}
 	p.s.records.Add(uint64(n))
 	p.s.bytes.Add(uint64(size))
+}
+
+// once leaves out what lies in two rings: an agent that lost its server sends to the
+// next one what the first may have taken. Equal records of one ring stay.
+func (p *page) once() {
+	several := false
+	for _, r := range p.records {
+		several = several || r.ring != p.records[0].ring
+	}
+	if !several {
+		return
+	}
+	type of struct {
+		ring envelope.StreamID
+		text string
+	}
+	seen, times := make(map[of]int), make(map[string]int) // in a ring, and kept
+	kept := p.records[:0]
+	for i, r := range p.records {
+		if i > 0 && p.records[i-1].time != r.time { // kept is behind i
+			clear(seen)
+			clear(times)
+		}
+		text := string(p.buf[r.from:r.to])
+		if seen[of{r.ring, text}]++; seen[of{r.ring, text}] > times[text] {
+			times[text]++
+			kept = append(kept, r)
+		}
+	}
+	p.records = kept
 }

@@ -14,32 +14,55 @@ import (
 	"github.com/cloudfoundry/loggregator/transport/access"
 )
 
+// TestStretchesOfNumberedRecords: where a read leaves out what lies between, the
+// numbers that the maker gave its records have gaps. Nothing is missing there, nobody
+// waits for it, and what both servers hold comes once.
+func TestStretchesOfNumberedRecords(t *testing.T) {
+	c, routers, _ := severalServers(t)
+	const n = 3000
+	for i := 0; i < n; i += 100 {
+		b := envelope.Batch{Stream: 77, First: uint64(i + 1), Next: uint64(i + 101), Count: 100, Begin: 1}
+		for k := i; k < i+100; k++ {
+			at := int64(k + 1)
+			if k >= 1000 && k < 2000 {
+				at += 100_000 // 101,001 to 102,000, what lies between
+			}
+			b.Records = append(b.Records, logLine("a", at, strings.Repeat("x", 100))...)
+		}
+		for k, r := range routers { // the maker goes over to the other server, and repeats a part there
+			if k == 0 && i < 1500 || k == 1 && i >= 1200 {
+				if err := r.WriteBatch(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, query := range []string{"limit=1000", "limit=1000&start_time=1001", "limit=10&start_time=995", "limit=1000&descending=true&end_time=3001", "limit=700&start_time=101200"} {
+		before := time.Now()
+		page := c.read("a", query)
+		var want int
+		fmt.Sscanf(query, "limit=%d", &want)
+		if len(page) != want || strings.Contains(fmt.Sprint(page), "missing") {
+			t.Errorf("%s: %d lines, %.200s", query, len(page), fmt.Sprint(page))
+		}
+		for i := 1; i < len(page); i++ {
+			if page[i] == page[i-1] {
+				t.Errorf("%s: %.20s comes twice", query, page[i])
+			}
+		}
+		if took := time.Since(before); took > 10*time.Second { // nobody waits for a minute
+			t.Errorf("%s took %v", query, took)
+		}
+	}
+	if s := c.Stats(); s.Missed != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestSeveralServers: a source whose records are on two servers is read as one, in
 // both directions, and timestamps that are on both are not split.
 func TestSeveralServers(t *testing.T) {
-	var routers []*loggregator.Router
-	var servers []*transport.Egress
-	var addresses []string
-	for range 2 {
-		r := loggregator.New(nil)
-		defer r.Close()
-		e := transport.NewEgress(r, nil)
-		defer e.Close()
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		go e.Serve(ln)
-		routers, servers, addresses = append(routers, r), append(servers, e), append(addresses, "tcp://"+ln.Addr().String())
-	}
-	reader, err := transport.NewReader(strings.Join(addresses, ","), &transport.ReaderOptions{TellAfter: 100 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	s := New(access.NewGate(reader, nil, nil), &Options{Sources: reader})
-	defer s.Close()
-	c := &cache{t: t, Server: s}
+	c, routers, servers := severalServers(t)
 	const n = 2000
 	for i := range n {
 		at := int64(1 + i/4)
@@ -113,4 +136,29 @@ func TestSeveralServers(t *testing.T) {
 	if len(page) == 0 || slices.ContainsFunc(page, func(s string) bool { return strings.Contains(s, "127.0.0.1") }) {
 		t.Errorf("a page that is turned has %d lines, of now too", len(page))
 	}
+}
+
+// severalServers is a Server over a Reader of two servers, each with a router.
+func severalServers(t *testing.T) (*cache, []*loggregator.Router, []*transport.Egress) {
+	var routers []*loggregator.Router
+	var servers []*transport.Egress
+	var addresses []string
+	for range 2 {
+		r := loggregator.New(nil)
+		e := transport.NewEgress(r, nil)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go e.Serve(ln)
+		t.Cleanup(func() { e.Close(); r.Close() })
+		routers, servers, addresses = append(routers, r), append(servers, e), append(addresses, "tcp://"+ln.Addr().String())
+	}
+	reader, err := transport.NewReader(strings.Join(addresses, ","), &transport.ReaderOptions{TellAfter: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(access.NewGate(reader, nil, nil), &Options{Sources: reader})
+	t.Cleanup(func() { s.Close(); reader.Close() })
+	return &cache{t: t, Server: s, router: routers[0]}, routers, servers
 }
