@@ -3,15 +3,12 @@
 package drains
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -51,7 +48,7 @@ func (f *Flags) Register(fs *flag.FlagSet, positions string) {
 	fs.StringVar(&f.allow, "drains-allow", "", "internal `networks` that their drains may reach all the same, with commas between, as 10.1.0.0/16; the drains of the file may reach everything")
 	fs.StringVar(&f.ports, "drains-ports", "", "`ports` that their drains may use, with commas between, as 443,514,1024-65535; empty: all")
 	fs.IntVar(&f.perApp, "drains-per-app", drain.DefaultPerApp, "how many drains they may name for one application; negative: any")
-	fs.StringVar(&f.drainCA, "drain-ca", "", "PEM `file` of certificates that drains trust besides the system's")
+	fs.StringVar(&f.drainCA, "drain-ca", "", "PEM `file` of certificates that drains trust besides the system's. Changed files are read again")
 	fs.StringVar(&f.drainCert, "drain-cert", "", "PEM `file` of the certificate that drains show to receivers that ask for one")
 	fs.StringVar(&f.key, "drain-key", "", "PEM `file` of its key")
 	fs.StringVar(&f.Positions, "positions", positions, "`file` in which the places of the drains are kept, so that they go on there after a restart; \"beside\" is the file of -drains with .positions at its end; empty: none")
@@ -65,7 +62,7 @@ func (f *Flags) Named() bool { return f.File != "" || f.CAPI != "" || f.Cache !=
 func (f *Flags) Open(src envelope.Source, tell envelope.Writer, log *slog.Logger) (*drain.Set, error) {
 	opts := &drain.Options{Tell: tell, Logger: log}
 	var err error
-	if opts.TLS, err = f.tls(); err != nil {
+	if opts.GetTLS, err = f.tls(log); err != nil {
 		return nil, err
 	}
 	tenants := *opts
@@ -135,39 +132,6 @@ func (f *Flags) ask(log *slog.Logger) (*drain.AskOptions, error) {
 		IdleConnTimeout:       time.Minute,
 	}
 	return &drain.AskOptions{Interval: f.askInterval, HTTP: &http.Client{Transport: t, Timeout: time.Minute}}, nil
-}
-
-// tls is what drains trust and show.
-func (f *Flags) tls() (*tls.Config, error) {
-	if f.drainCA == "" && f.drainCert == "" && f.key == "" {
-		return nil, nil
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if f.drainCA != "" {
-		text, err := os.ReadFile(f.drainCA)
-		if err != nil {
-			return nil, fmt.Errorf("-drain-ca: %w", err)
-		}
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		if !pool.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("-drain-ca: there is no certificate in %s", f.drainCA)
-		}
-		config.RootCAs = pool
-	}
-	if (f.drainCert == "") != (f.key == "") {
-		return nil, errors.New("-drain-cert and -drain-key go together")
-	}
-	if f.drainCert != "" {
-		pair, err := tls.LoadX509KeyPair(f.drainCert, f.key)
-		if err != nil {
-			return nil, fmt.Errorf("-drain-cert: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return config, nil
 }
 
 func parseNetworks(s string) (list []netip.Prefix, err error) {
