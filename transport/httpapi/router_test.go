@@ -37,7 +37,7 @@ type rig struct {
 func start(t testing.TB, budget int64) rig {
 	t.Helper()
 	r := loggregator.New(&loggregator.Options{Budget: budget})
-	h := httpapi.New(access.NewGate(r, nil, nil), &httpapi.Options{Location: time.UTC})
+	h := httpapi.New(access.NewGate(r, nil, &access.Options{BytesPerSecond: -1}), &httpapi.Options{Location: time.UTC})
 	srv := httptest.NewServer(h)
 	t.Cleanup(func() {
 		h.Close()

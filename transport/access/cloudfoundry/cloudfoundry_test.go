@@ -208,7 +208,7 @@ func TestKeysAreReplaced(t *testing.T) {
 
 func TestManyIDsAreFewQuestions(t *testing.T) {
 	p := newPlatform(t)
-	a := p.authorizer(nil)
+	a := p.authorizer(&cloudfoundry.Options{CacheFor: time.Hour})
 	var asked []S
 	p.set(func() {
 		for i := range 250 {
@@ -217,12 +217,27 @@ func TestManyIDsAreFewQuestions(t *testing.T) {
 			asked = append(asked, S{SourceID: id})
 		}
 	})
-	got, err := a.Authorize(t.Context(), p.token("ann"), asked)
+	ann := p.token("ann")
+	got, err := a.Authorize(t.Context(), ann, asked)
 	if err != nil || !slices.EqualFunc(got.Select, asked, func(a, b S) bool { return a.SourceID == b.SourceID }) {
 		t.Errorf("%d of them, %v", len(got.Select), err)
 	}
 	if q := p.questions(); len(q) != 3 {
 		t.Errorf("%d questions", len(q))
+	}
+	for i := range asked { // each is known now
+		if _, err := a.Authorize(t.Context(), ann, asked[i:i+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.Authorize(t.Context(), ann, []S{{SourceID: nobody}, {SourceID: otherID}}); !errors.Is(err, access.ErrDenied) {
+		t.Errorf("%v", err)
+	}
+	if _, err := a.Authorize(t.Context(), ann, []S{{SourceID: otherID}}); !errors.Is(err, access.ErrDenied) {
+		t.Errorf("%v", err)
+	}
+	if q := p.questions(); len(q) != 2 {
+		t.Errorf("%d more questions: %q", len(q), q)
 	}
 	var names []S
 	for i := range 100 {

@@ -57,8 +57,7 @@ func newController(api string, client *http.Client, keep time.Duration, max int)
 // list returns the ids of all resources of a kind that q describes and the bearer
 // of token may see. They are not to be changed.
 func (c *controller) list(ctx context.Context, token, kind string, q url.Values) ([]string, error) {
-	q.Set("per_page", strconv.Itoa(c.max))
-	key := question{sha256.Sum256([]byte(token)), kind + "?" + q.Encode()}
+	key := c.question(token, kind, q)
 	c.mu.Lock()
 	a, ok := c.answers[key]
 	c.mu.Unlock()
@@ -80,6 +79,16 @@ func (c *controller) list(ctx context.Context, token, kind string, q url.Values)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+func (c *controller) question(token, kind string, q url.Values) question {
+	q.Set("per_page", strconv.Itoa(c.max))
+	return question{sha256.Sum256([]byte(token)), kind + "?" + q.Encode()}
+}
+
+// know keeps an answer to a question that need not be asked any more.
+func (c *controller) know(token, kind string, q url.Values, ids []string) {
+	c.remember(c.question(token, kind, q), ids)
 }
 
 // ask makes the request.

@@ -60,6 +60,11 @@ func (r *resolution) lookAmong(kind string, ids []string) error {
 	for _, id := range found {
 		r.seen[id] = true
 	}
+	if err == nil && len(ids) > 1 {
+		for _, id := range ids { // each may be asked for alone next
+			r.cc.know(r.token, kind, url.Values{"guids": {id}}, only(found, id))
+		}
+	}
 	return err
 }
 
