@@ -241,6 +241,7 @@ func TestLinkTellsWhatIsMissing(t *testing.T) {
 	addr := ln.Addr().String()
 	ln.Close() // nobody is there
 	l := newLink(t, "grpc://"+addr, router, &LinkOptions{Backoff: quick.Backoff, Reason: envelope.ReasonEmitter})
+	eventually(t, "it has tried", func() bool { return l.Stats().LastError != "" })
 	e := emitter.New(router, envelope.Identity{SourceID: "shop", InstanceID: "4"}, nil)
 	const n = 10_000
 	for i := range n {
