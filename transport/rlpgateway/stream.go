@@ -73,10 +73,10 @@ func (h *Handler) stream(ctx context.Context, w http.ResponseWriter, r *http.Req
 
 // resume goes on at the id of an event.
 func (s *stream) resume(id string, q *envelope.Query) {
-	if cursor, err := envelope.ParseCursor(id); err == nil && len(id) <= maxID {
+	if cursor, err := envelope.ParseCursor(id); err == nil && !cursor.IsZero() && len(id) <= maxID {
 		s.h.resumed.Add(1)
 		q.Cursor = cursor
-		s.place.cursor = cursor.Clone()
+		s.place.cursor, s.place.sent = cursor.Clone(), true
 		return
 	}
 	// An id of somebody else's: what has come since cannot be found.

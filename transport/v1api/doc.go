@@ -23,7 +23,8 @@
 // answer of containermetrics has no room for it: Untold counts that. For each
 // reader, what is selected is Records or Missed.
 //
-// Whoever takes nothing for Options.WriteTimeout is cut off. Who does not answer
+// A slow reader is not cut off after five seconds, as the stock server does it, but
+// falls behind. Whoever takes nothing for Options.WriteTimeout is. Who does not answer
 // a ping is told so with status 1008, and otherwise the server ends a WebSocket
 // with status 1000.
 //
