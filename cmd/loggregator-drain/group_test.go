@@ -119,7 +119,7 @@ func TestGroup(t *testing.T) {
 	file := writeDrains(t, `{"drains":[`+strings.Join(list, ",")+`]}`)
 	start := func() *process {
 		p := startProcess(t, &one.server, "-drains", file, "-group", "test", "-log-level", "warn",
-			"-read", "tcp://"+one.egress+",tcp://"+two.egress, "-share", "http://"+one.share+",http://"+two.share)
+			"-read", "tcp://"+one.egress+",tcp://"+two.egress, "-group-at", "http://"+one.share+",http://"+two.share)
 		p.out.find(t, "is running")
 		return p
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,6 +89,32 @@ func TestVersionAndHelp(t *testing.T) {
 		err := run(t.Context(), strings.Fields(args), &out, io.Discard)
 		if !strings.Contains(out.String(), want) || (want == "") != (err != nil && daemon.Status("x", err, io.Discard) == daemon.StatusUsage) {
 			t.Errorf("%s: %v\n%s", args, err, &out)
+		}
+	}
+}
+
+// TestOneFileForAll: what one daemon shows as its configuration is a file for each
+// of them.
+func TestOneFileForAll(t *testing.T) {
+	daemons := []string{"loggregator", "loggregator-server", "loggregator-sink", "loggregator-drain"}
+	for _, one := range daemons {
+		shown, err := exec.Command(processtest.Build(t, one), "config", "show", "-drains", "drains.json").Output()
+		if one == "loggregator-server" || one == "loggregator-sink" { // they have no drains
+			shown, err = exec.Command(processtest.Build(t, one), "config", "show").Output()
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", one, err)
+		}
+		path := filepath.Join(t.TempDir(), one)
+		if err := os.WriteFile(path, shown, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range daemons {
+			cmd := exec.Command(processtest.Build(t, other), "config", "check", "-config", path)
+			cmd.Env = append(os.Environ(), "LOGGREGATOR_DRAINS=drains.json")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s with the file of %s: %v\n%s", other, one, err, out)
+			}
 		}
 	}
 }

@@ -80,11 +80,11 @@ type Group struct {
 func NewGroup(p *Process, servers *Remote) *Group {
 	g := &Group{p: p, servers: servers}
 	p.Flags.StringVar(&g.name, "group", "", "`name` of the group of loggregator-drain processes that share the drains; empty: this one has them all, and keeps their places in -positions")
-	p.Flags.StringVar(&g.addrs, "share", "", "`URLs` of -share of the servers, one for each of -read, with commas between; empty: port "+sharePort+" of their hosts, https where -read says tls. TLS is that of -read")
+	p.Flags.StringVar(&g.addrs, "group-at", "", "`URLs` of the servers' -share, one for each of -read, with commas between; empty: port "+sharePort+" of their hosts, https where -read says tls. TLS is that of -read")
 	p.checks = append(p.checks, func() error {
 		if g.name == "" {
 			if g.addrs != "" {
-				return errors.New("-share: is of no use without -group")
+				return errors.New("-group-at: is of no use without -group")
 			}
 			return nil
 		}
@@ -107,7 +107,7 @@ func (g *Group) urls() (list []string, err error) {
 		for _, addr := range reads {
 			u, err := url.Parse(strings.TrimSpace(addr))
 			if err != nil || u.Hostname() == "" {
-				return nil, fmt.Errorf("-share: where is it for -read %s?", strings.TrimSpace(addr))
+				return nil, fmt.Errorf("-group-at: where is it for -read %s?", strings.TrimSpace(addr))
 			}
 			scheme := "http"
 			if u.Scheme == "tls" {
@@ -120,12 +120,12 @@ func (g *Group) urls() (list []string, err error) {
 	for addr := range strings.SplitSeq(g.addrs, ",") {
 		addr = strings.TrimSpace(addr)
 		if u, err := url.Parse(addr); err != nil || u.Host == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, errors.New("-share: addresses are like http://127.0.0.1:" + sharePort)
+			return nil, errors.New("-group-at: addresses are like http://127.0.0.1:" + sharePort)
 		}
 		list = append(list, strings.TrimSuffix(addr, "/"))
 	}
 	if len(list) != len(reads) {
-		return nil, fmt.Errorf("-share: names %d servers, -read %d", len(list), len(reads))
+		return nil, fmt.Errorf("-group-at: names %d servers, -read %d", len(list), len(reads))
 	}
 	return list, nil
 }
