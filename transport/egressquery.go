@@ -27,6 +27,7 @@ type egressQuery struct {
 	q     envelope.Query
 	ring  envelope.StreamID // of the batch by which the sequence began
 	began bool
+	ages  ages
 
 	busy   atomic.Bool // something came since the timer looked last
 	hungry atomic.Bool // it waits for credit
@@ -274,6 +275,7 @@ func (q *egressQuery) send(ctx context.Context, b envelope.Batch) error {
 		switch {
 		case !q.began:
 			q.ring = b.Ring
+			q.ages.mark(b.Ring)
 			q.marked.Store(true)
 		case b.Ring == q.ring:
 			q.q.Cursor.Advance(b)
@@ -294,6 +296,9 @@ func (q *egressQuery) send(ctx context.Context, b envelope.Batch) error {
 	}
 	if q.q.Follow {
 		q.q.Cursor.Advance(b)
+		if len(q.q.Cursor.Rings) >= fewPositions/2 {
+			q.ages.note(&q.q.Cursor, &b, time.Now())
+		}
 	}
 	e := q.c.e
 	e.batches.Add(1)

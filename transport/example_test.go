@@ -48,3 +48,40 @@ func Example() {
 	// left: 0 <nil>
 	// arrived: 1
 }
+
+// A server and a reader of it, in one program for once. Of several servers the
+// reader is given all addresses, separated by commas.
+func ExampleReader() {
+	router := loggregator.New(nil)
+	defer router.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	egress := transport.NewEgress(router, nil)
+	go egress.Serve(ln)
+	defer egress.Close()
+
+	reader, err := transport.NewReader("tcp://"+ln.Addr().String(), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer reader.Close()
+
+	fixed := envelope.Identity{SourceID: "orders"}.Encode()
+	batch, _ := envelope.Of(envelope.AppendLog(nil, fixed, 0, envelope.Out, []byte("started")))
+	router.WriteBatch(context.Background(), batch)
+	for b, err := range reader.Batches(context.Background(), envelope.Query{Select: envelope.Everything}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		for e := range b.All() {
+			r, _ := e.Route()
+			fmt.Printf("%s: %s\n", r.SourceID, r.Payload)
+		}
+	}
+	// Output: orders: started
+}

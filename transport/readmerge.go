@@ -34,6 +34,7 @@ func (p *part) admit(b envelope.Batch) {
 		// meanwhile at the server.
 		_, known := t.at.Rings[b.Ring]
 		p.fresh = false
+		t.ages.mark(b.Ring)
 		p.reset = p.reset || p.begun && !known && b.Ring != 0 && len(t.at.Streams) == 0
 	}
 	if b.Count > 0 {

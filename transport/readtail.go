@@ -61,6 +61,7 @@ type tail struct {
 	at      envelope.Cursor
 	resumed bool // it began with a cursor
 	holes   holes
+	ages    ages
 	spare   map[envelope.StreamID]uint64 // missed in a ring, and of which maker is not known yet
 	wanted  map[envelope.StreamID]bool   // by Query.Where
 	skip    uint64                       // records to leave out, of more than Last
@@ -78,9 +79,6 @@ func newTail(r *Reader, q envelope.Query) *tail {
 	}
 	for i := range t.parts {
 		t.parts[i] = part{t: t, m: r.remotes[i], since: t.opened}
-		if !q.Follow { // whoever turns pages has waited for the server with the first
-			t.parts[i].since = r.remotes[i].awaySince(t.opened)
-		}
 	}
 	t.q.Where, t.q.Cursor = nil, envelope.Cursor{}
 	if q.Where != nil {
@@ -246,7 +244,7 @@ func (t *tail) next(now time.Time) (envelope.Batch, bool) {
 	if len(t.parts) > 1 {
 		t.pass(h, &b)
 	}
-	t.advance(b, p)
+	t.advance(b, p, now)
 	if t.skip > 0 && b.Count > 0 { // more than the Last
 		n := min(t.skip, uint64(b.Count))
 		t.skip -= n
@@ -257,12 +255,13 @@ func (t *tail) next(now time.Time) (envelope.Batch, bool) {
 }
 
 // advance notes that b is given.
-func (t *tail) advance(b envelope.Batch, p *part) {
+func (t *tail) advance(b envelope.Batch, p *part, now time.Time) {
 	next := t.at.Streams[b.Stream]
 	t.at.Advance(b)
 	if b.Stream != 0 && b.Next < next {
 		t.at.Streams[b.Stream] = next
 	}
+	t.ages.note(&t.at, &b, now)
 	if b.Count > 0 || b.Missed > 0 {
 		p.begun = true
 	}
