@@ -105,6 +105,10 @@ func (k *checker) check() {
 		r := &rule{l.ruleConfig, c.Tags}
 		k.example("a message of web.1 with TOKEN", r, r.over(id, ok, logplexOrigin(from)))
 	}
+	for _, g := range c.GRPC {
+		k.say("gRPC at %s: records say themselves whose they are", g.Listen)
+		k.tls(g.TLS)
+	}
 	for _, d := range c.Dropsonde {
 		k.say("dropsonde at %s: records say themselves whose they are", d.Listen)
 		_, err := readSecrets(d.Secrets)

@@ -73,12 +73,16 @@ func (c *config) complete(w where) (errs []error) {
 		d := &c.Dropsonde[i]
 		bad("dropsonde", i, cmp.Or(d.Listen.oneOf("udp"), c.listenable(d.Listen, d.Secrets != ""), d.Limit.check()))
 	}
+	for i, g := range c.GRPC {
+		bad("grpc", i, cmp.Or(
+			g.Listen.oneOf("tcp", "tls", "unix"), g.TLS.matches(g.Listen), c.listenable(g.Listen, g.TLS.CA != ""), g.Limit.check()))
+	}
 	errs = append(errs, c.conflicts(w)...)
 	if len(c.Files) > 0 && c.State == "" {
 		bad("files", -1, errors.New("files need a directory in which their positions are kept: say state: /var/lib/loggregator-agent"))
 	}
-	if len(errs) == 0 && len(c.Files)+len(c.Sockets)+len(c.Native)+len(c.Syslog)+len(c.Logplex)+len(c.Dropsonde) == 0 {
-		bad("", -1, errors.New("nothing is collected: name files, sockets, native, syslog, logplex or dropsonde"))
+	if len(errs) == 0 && len(c.Files)+len(c.Sockets)+len(c.Native)+len(c.Syslog)+len(c.Logplex)+len(c.Dropsonde)+len(c.GRPC) == 0 {
+		bad("", -1, errors.New("nothing is collected: name files, sockets, native, syslog, logplex, dropsonde or grpc"))
 	}
 	return errs
 }
@@ -107,6 +111,9 @@ func (c *config) conflicts(w where) (errs []error) {
 	}
 	for i, d := range c.Dropsonde {
 		check("dropsonde", i, d.Listen)
+	}
+	for i, g := range c.GRPC {
+		check("grpc", i, g.Listen)
 	}
 	return errs
 }

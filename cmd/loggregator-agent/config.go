@@ -46,6 +46,7 @@ type config struct {
 	Syslog    []syslogConfig    `yaml:"syslog"`
 	Logplex   []logplexConfig   `yaml:"logplex"`
 	Dropsonde []dropsondeConfig `yaml:"dropsonde"`
+	GRPC      []grpcConfig      `yaml:"grpc"`
 }
 
 type logConfig struct {
@@ -131,6 +132,12 @@ type logplexConfig struct {
 	Tokens     string    `yaml:"tokens_file"`
 	ruleConfig `yaml:",inline"`
 	Limit      limitConfig `yaml:"limit"`
+}
+
+type grpcConfig struct {
+	Listen address     `yaml:"listen"`
+	TLS    tlsConfig   `yaml:"tls"`
+	Limit  limitConfig `yaml:"limit"`
 }
 
 type dropsondeConfig struct {
@@ -381,7 +388,7 @@ var (
 var configTypes = []reflect.Type{
 	reflect.TypeFor[config](), reflect.TypeFor[logConfig](), reflect.TypeFor[tlsConfig](), reflect.TypeFor[limitConfig](), reflect.TypeFor[filesConfig](),
 	reflect.TypeFor[joinConfig](), reflect.TypeFor[socketsConfig](), reflect.TypeFor[nativeConfig](), reflect.TypeFor[syslogConfig](),
-	reflect.TypeFor[logplexConfig](), reflect.TypeFor[dropsondeConfig](),
+	reflect.TypeFor[logplexConfig](), reflect.TypeFor[dropsondeConfig](), reflect.TypeFor[grpcConfig](),
 }
 
 // plainYAML says in the words of the file what the YAML library says in those of

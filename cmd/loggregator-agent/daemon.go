@@ -30,7 +30,7 @@ import (
 const daemonHelp = `Usage: loggregator-agent daemon CONFIG
 
 Collects logs on this machine, as the file says, and brings them to servers:
-files, sockets of containers, syslog, Logplex's HTTP, dropsonde, and what agents
+files, sockets of containers, syslog, Logplex's HTTP, dropsonde, the v2 API over gRPC, and what agents
 and programs send natively. "loggregator-agent check CONFIG" says what it would
 collect, "loggregator-agent example" prints a file that shows everything it can
 be told. One to begin with:
@@ -187,7 +187,7 @@ func prepareState(dir string) (unlock func(), err error) {
 
 // sections are the keys of the config that can change while the daemon runs.
 func (d *collector) sections() []string {
-	return []string{"native", "syslog", "logplex", "dropsonde", "sockets", "files"}
+	return []string{"native", "syslog", "logplex", "dropsonde", "grpc", "sockets", "files"}
 }
 
 // start starts the parts of these sections. An error leaves those running that
@@ -233,6 +233,11 @@ func (d *collector) start(c *config, sections []string) error {
 	if wants("dropsonde") {
 		for _, e := range c.Dropsonde {
 			add(c.dropsonde(e, d.router, d.log))
+		}
+	}
+	if wants("grpc") {
+		for _, g := range c.GRPC {
+			add(c.grpc(g, d.router, d.log))
 		}
 	}
 	if wants("sockets") {
@@ -407,6 +412,9 @@ func (d *collector) announce(out io.Writer) {
 	}
 	for _, l := range d.config.Logplex {
 		fmt.Fprintf(out, "  %-10s %s\n", l.Name, l.Listen)
+	}
+	for _, g := range d.config.GRPC {
+		fmt.Fprintf(out, "  %-10s %s\n", "grpc", g.Listen)
 	}
 	for _, e := range d.config.Dropsonde {
 		fmt.Fprintf(out, "  %-10s %s\n", "dropsonde", e.Listen)

@@ -22,6 +22,7 @@ import (
 	"github.com/cloudfoundry/loggregator/internal/ratelimit"
 	"github.com/cloudfoundry/loggregator/transport"
 	"github.com/cloudfoundry/loggregator/transport/dropsonde"
+	"github.com/cloudfoundry/loggregator/transport/grpcv2"
 	"github.com/cloudfoundry/loggregator/transport/logplexin"
 	"github.com/cloudfoundry/loggregator/transport/syslogin"
 )
@@ -212,6 +213,25 @@ func (c *config) dropsonde(d dropsondeConfig, w envelope.Writer, log *slog.Logge
 	return p.withLimit(limit), p.listen(d.Listen, nil, server.ServePacket)
 }
 
+func (c *config) grpc(g grpcConfig, w envelope.Writer, log *slog.Logger) (*part, error) {
+	w, limit := limited(w, g.Limit)
+	o := &grpcv2.Options{Logger: log}
+	var err error
+	if o.TLS, err = g.TLS.server(log); err != nil {
+		return nil, err
+	}
+	server := grpcv2.NewServer(w, nil, o)
+	p := &part{section: "grpc", name: g.Listen.String(), stop: server.Shutdown}
+	p.figures = func(add func(ops.Metric)) {
+		s := server.Stats()
+		p.figure(add, "records_total", helpRecords, s.Records)
+		p.figure(add, "bytes_total", helpBytes, s.Bytes)
+		p.figure(add, "connections", "Connections open.", uint64(s.Connections))
+		p.refused(add, s.Refused)
+	}
+	return p.withLimit(limit), p.listen(g.Listen, server.Serve, nil)
+}
+
 // listen opens the address now, so that what is wrong with it is known at once,
 // and has run serve it. What systemd has opened at this address is used.
 func (p *part) listen(a address, stream func(net.Listener) error, packets func(net.PacketConn) error) error {
@@ -266,7 +286,7 @@ func removeStale(a address) {
 
 // ended is nil for the errors by which servers say that they were told to stop.
 func ended(err error) error {
-	for _, told := range []error{transport.ErrClosed, syslogin.ErrClosed, dropsonde.ErrClosed, http.ErrServerClosed, net.ErrClosed} {
+	for _, told := range []error{transport.ErrClosed, syslogin.ErrClosed, dropsonde.ErrClosed, grpcv2.ErrClosed, http.ErrServerClosed, net.ErrClosed} {
 		if errors.Is(err, told) {
 			return nil
 		}

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/cloudfoundry/loggregator"
+	"github.com/cloudfoundry/loggregator/emitter"
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/ops"
 	"github.com/cloudfoundry/loggregator/transport/grpcv2"
 )
 
@@ -46,5 +49,51 @@ func TestSendOverGRPC(t *testing.T) {
 	}
 	if err := checkServers(addr + ",tcp://127.0.0.1:1"); err == nil {
 		t.Error("servers of both kinds were accepted")
+	}
+}
+
+// TestGRPCDoor: programs that speak the v2 API send to the agent.
+func TestGRPCDoor(t *testing.T) {
+	collected, program := loggregator.New(nil), loggregator.New(nil)
+	defer collected.Close()
+	defer program.Close()
+	place := t.TempDir() + "/v2.sock"
+	p, err := (&config{}).grpc(grpcConfig{Listen: address{"unix", place}}, collected, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- p.run() }()
+	link, err := grpcv2.NewLink("grpc://agent:3458", program, &grpcv2.LinkOptions{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", place)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := emitter.New(program, envelope.Identity{SourceID: "shop"}, nil)
+	for range 100 {
+		e.Log(envelope.Out, "x")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := link.Flush(ctx); err != nil {
+		t.Errorf("%v; %+v", err, link.Stats())
+	}
+	link.Close()
+	if r := collected.Stats(); r.Accepted != 100 {
+		t.Errorf("%+v", r)
+	}
+	figures := make(map[string]float64)
+	p.figures(func(m ops.Metric) { figures[m.Name] += m.Value })
+	if figures["agent_records_total"] != 100 {
+		t.Errorf("%v", figures)
+	}
+	if err := p.stop(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := ended(<-ran); err != nil {
+		t.Error(err)
 	}
 }
