@@ -64,6 +64,16 @@ func (m *remote) now() *readSession {
 	return m.session
 }
 
+// awaySince is since when there is no connection, or now if there is one.
+func (m *remote) awaySince(now time.Time) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.session == nil {
+		return m.since
+	}
+	return now
+}
+
 func (m *remote) up(s *readSession) {
 	m.log.up(m.target)
 	m.mu.Lock()

@@ -11,10 +11,13 @@ import (
 // several servers: the batch may repeat what was given, or come too early. The
 // latter it reports, as long as another server may have what is missing; then it is
 // missed. It may be asked of the same batch again: only pass makes it so.
+//
+// A query by time leaves out what lies between the stretches that it reads, so that
+// its numbers say nothing; what two servers hold it gives twice.
 func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 	b := &h.batch
 	h.extra, h.spare = 0, t.spare[b.Ring]
-	if b.Stream == 0 || b.Stream == b.Ring {
+	if b.Stream == 0 || b.Stream == b.Ring || !t.q.Until.IsZero() {
 		return false
 	}
 	next, ok := t.at.Streams[b.Stream]
@@ -70,7 +73,7 @@ func (t *tail) pass(h *head, b *envelope.Batch) {
 	b.Missed += h.extra
 	h.extra = 0
 	t.keep(b.Ring, h.spare)
-	if b.Stream == 0 || b.Stream == b.Ring || b.Next == b.First {
+	if b.Stream == 0 || b.Stream == b.Ring || b.Next == b.First || !t.q.Until.IsZero() {
 		return
 	}
 	switch next, seen := t.at.Streams[b.Stream]; {

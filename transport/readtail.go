@@ -79,6 +79,9 @@ func newTail(r *Reader, q envelope.Query) *tail {
 	}
 	for i := range t.parts {
 		t.parts[i] = part{t: t, m: r.remotes[i], since: t.opened}
+		if !q.Follow { // whoever turns pages has waited for the server with the first
+			t.parts[i].since = r.remotes[i].awaySince(t.opened)
+		}
 	}
 	t.q.Where, t.q.Cursor = nil, envelope.Cursor{}
 	if q.Where != nil {
