@@ -10,12 +10,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -89,7 +92,7 @@ func (c *Cluster) start(o *Options) error {
 		return o.Via(name, addr)
 	}
 	add := func(to *[]*Daemon, kind string, i int, args ...string) string {
-		d := &Daemon{Name: fmt.Sprintf("%s-%d", kind, i+1), path: filepath.Join(o.Bin, "loggregator-"+kind), ops: addr()}
+		d := &Daemon{Name: fmt.Sprintf("%s-%d", kind, i+1), path: filepath.Join(o.Bin, "loggregator-"+kind), ops: FreeAddr()}
 		d.Log = filepath.Join(o.Dir, d.Name+".log")
 		if kind != "agent" {
 			args = append(args, "-ops", d.ops)
@@ -99,36 +102,38 @@ func (c *Cluster) start(o *Options) error {
 		return d.ops
 	}
 
-	api := addr()
+	api := FreeAddr()
 	c.API = "http://" + api
 	c.CF = &Daemon{Name: "cf", Log: filepath.Join(o.Dir, "cf.log"), path: filepath.Join(o.Bin, "cf"), args: []string{"-listen", api}}
 	if o.World != "" {
 		c.CF.args = append(c.CF.args, "-world", o.World)
 	}
 
-	var ingest, egress []string
+	var ingest, egress, share []string
 	for i := range number {
-		in, out := addr(), addr()
-		args := append(door("ingest", in, "agent,drain"), door("egress", out, "sink,drain")...)
+		in, out, group := FreeAddr(), FreeAddr(), FreeAddr()
+		args := slices.Concat(door("ingest", in, "agent,drain"), door("egress", out, "sink,drain"), door("share", group, "drain"))
 		add(&c.Servers, "server", i, append(args, "-ingest-udp=", "-v1-udp=", "-grpc=")...)
+		share = append(share, "https://"+via("share", group))
 		ingest = append(ingest, "tls://"+via("ingest", in))
 		egress = append(egress, "tls://"+via("egress", out))
 	}
 	read := append([]string{"-read", strings.Join(egress, ",")}, to("read-", "sink")...)
 	for i := range number {
-		people := addr()
-		add(&c.Sinks, "sink", i, append(read, "-http", people, "-grpc=", "-auth-cf", c.API, "-auth-uaa", c.API)...)
+		people := FreeAddr()
+		add(&c.Sinks, "sink", i, append(slices.Clip(read), "-http", people, "-grpc=", "-auth-cf", c.API, "-auth-uaa", c.API)...)
 		c.People = append(c.People, "http://"+people)
 	}
 	if o.Drains != "" {
-		read := append([]string{"-read", strings.Join(egress, ",")}, to("read-", "drain")...)
-		tell := append([]string{"-server", strings.Join(ingest, ",")}, to("", "drain")...)
+		args := slices.Concat([]string{"-read", strings.Join(egress, ",")}, to("read-", "drain"),
+			[]string{"-server", strings.Join(ingest, ",")}, to("", "drain"),
+			[]string{"-drains", o.Drains, "-group", "drains", "-group-at", strings.Join(share, ",")})
 		for i := range number {
-			add(&c.Drains, "drain", i, append(append(read, tell...), "-drains", o.Drains, "-group", "drains", "-positions=")...)
+			add(&c.Drains, "drain", i, args...)
 		}
 	}
 	for i := range number {
-		native, config := addr(), filepath.Join(o.Dir, fmt.Sprintf("agent-%d.yaml", i+1))
+		native, config := FreeAddr(), filepath.Join(o.Dir, fmt.Sprintf("agent-%d.yaml", i+1))
 		ops := add(&c.Agents, "agent", i, "daemon", config)
 		text, err := json.Marshal(map[string]any{ // YAML enough
 			"servers": ingest, "ops": ops, "memory": "64MiB", "state": filepath.Join(o.Dir, fmt.Sprintf("agent-%d", i+1)),
@@ -181,12 +186,20 @@ func (c *Cluster) Token(user, password string) (string, error) {
 	return answer.Token, nil
 }
 
-// addr is a free address of this machine.
-func addr() string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "127.0.0.1:0"
+var given sync.Map // of FreeAddr
+
+// FreeAddr is an address of this machine at which nothing listens, another one
+// each time. Its port is below those that systems give to connections, one of
+// which would take it before a daemon does.
+func FreeAddr() string {
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if _, before := given.LoadOrStore(addr, true); before {
+			continue
+		}
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/cloudfoundry/loggregator/internal/cluster"
 )
 
 // printed is what the programs of the benchmarks print: lines of about 190
@@ -143,10 +145,10 @@ func BenchmarkChain(b *testing.B) {
 func BenchmarkRun(b *testing.B) {
 	w := newWorld(b)
 	w.serve()
-	hung := freeAddr(b)
+	hung := cluster.FreeAddr()
 	ln := listen(b, hung)
 	defer ln.Close()
-	for name, server := range map[string]string{"up": w.ingest, "down": freeAddr(b), "hung": hung} {
+	for name, server := range map[string]string{"up": w.ingest, "down": cluster.FreeAddr(), "hung": hung} {
 		b.Run("server="+name, func(b *testing.B) {
 			var agent, cat, keep time.Duration
 			kept := inMemory(b)
