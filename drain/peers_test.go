@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -124,7 +125,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // restarts sends 5,000 lines a second from a router to a receiver that is ended
-// and started again rounds times meanwhile, and checks what is in the receiver's
+// and started again rounds times meanwhile, at random moments, and checks what is in the receiver's
 // file: every line, in order but for what was sent again, of which there is no
 // more than is counted, and no more than the receiver can have held each time.
 func restarts(t *testing.T, url string, p *process, file string, signal os.Signal, rounds int, o *Options) {
@@ -133,7 +134,12 @@ func restarts(t *testing.T, url string, p *process, file string, signal os.Signa
 	defer func() { p.end(os.Kill) }()
 	router := loggregator.New(nil)
 	defer router.Close()
-	d, err := Open(url, router, everything, o)
+	quick := Options{}
+	if o != nil {
+		quick = *o
+	}
+	quick.Backoff = func(int) time.Duration { return 20 * time.Millisecond } // so that it is back between two restarts
+	d, err := Open(url, router, everything, &quick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +170,20 @@ func restarts(t *testing.T, url string, p *process, file string, signal os.Signa
 			}
 		}
 	}()
+	seed := mathrand.Uint64()
+	rng := mathrand.New(mathrand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
 	for i := range rounds {
-		time.Sleep(time.Duration(150+37*i%100) * time.Millisecond)
+		// It is ended in the middle of something, not before it took anything.
+		for before, start := d.Stats(), time.Now(); ; time.Sleep(time.Millisecond) {
+			if now := d.Stats(); now.Connects > uint64(i) && now.Delivered > before.Delivered {
+				break
+			}
+			if time.Since(start) > 30*time.Second {
+				t.Fatalf("it takes nothing: %+v", d.Stats())
+			}
+		}
+		time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond)
 		p.end(signal)
 		if i%4 == 3 {
 			time.Sleep(100 * time.Millisecond)
@@ -258,6 +276,8 @@ func rsyslog(t *testing.T, input string) (p *process, file string) {
 	config := filepath.Join(dir, "rsyslog.conf")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `
 global(workDirectory=%q maxMessageSize="128k" parser.escapeControlCharactersOnReceive="off")
+# What it has read when it is told to end it has to write: else it throws it away.
+main_queue(queue.timeoutShutdown="20000")
 %s
 input(type="imtcp" address="127.0.0.1" port="%s")
 template(name="line" type="string" string="%%msg:::drop-last-lf%%\n")
@@ -343,6 +363,7 @@ func TestL00RsyslogTLS(t *testing.T) {
 	}
 	for name, mutual := range map[string]bool{"server": false, "mutual": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it takes rsyslog a second to begin
 			ca := newAuthority(t)
 			dir := t.TempDir()
 			cert, key := ca.issue("127.0.0.1", time.Hour)
@@ -368,7 +389,7 @@ module(load="imtcp" StreamDriver.Name="gtls" StreamDriver.Mode="1" %s)`,
 				}
 				config.Certificates = []tls.Certificate{pair}
 			}
-			restarts(t, "syslog-tls://"+p.addr, p, file, syscall.SIGTERM, 4, &Options{TLS: config})
+			restarts(t, "syslog-tls://"+p.addr, p, file, syscall.SIGTERM, 20, &Options{TLS: config})
 		})
 	}
 }
