@@ -333,11 +333,13 @@ func (s *Server) EndInput(ctx context.Context) error {
 		s.stopping.Store(true)
 		go s.grpc.GracefulStop() // returns with the last stream, or Stop
 		go func() {
-			pause := time.NewTimer(s.opt.DrainTime)
-			defer pause.Stop()
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
+			if s.senders.count() > 0 {
+				pause := time.NewTimer(s.opt.DrainTime)
+				defer pause.Stop()
+				select {
+				case <-pause.C:
+				case <-ctx.Done():
+				}
 			}
 			close(s.inputEnded)
 			s.wg.Wait()
