@@ -53,6 +53,8 @@ func TestConfiguration(t *testing.T) {
 		{"people over TLS, unknown", []string{"-http", ":0", "-http-cert", cert, "-http-key", key}, []string{"-http: :0 can be reached"}},
 		{"people with certificates", []string{"-http", ":0", "-http-cert", cert, "-http-key", key, "-http-clients", ca.File()}, nil},
 		{"operators with certificates", []string{"-ops", ":0", "-ops-cert", cert, "-ops-key", key, "-ops-clients", ca.File(), "-ops-client-names", "prometheus"}, nil},
+		{"drains", []string{"-drains", file("drains.json", `{"drains":[]}`)}, nil},
+		{"drains that are none", []string{"-drains", file("bad.json", `{"drains":7}`), "-drains-ports", "x", "-drain-cert", cert}, []string{"-drains: ", "-drains-ports: ", "-drain-cert and -drain-key"}},
 		{"no key", []string{"-ingest-cert", cert}, []string{"-ingest-cert, -ingest-key, -ingest-clients: "}},
 		{"a key of another", []string{"-ingest-cert", cert, "-ingest-key", ca.File()}, []string{"-ingest-cert"}},
 		{"names that nobody checks", []string{"-ingest-cert", cert, "-ingest-key", key, "-ingest-client-names", "agent"}, []string{"-ingest-client-names: nothing checks them without -ingest-clients"}},
@@ -97,8 +99,12 @@ func TestVersionAndHelp(t *testing.T) {
 // of them.
 func TestOneFileForAll(t *testing.T) {
 	daemons := []string{"loggregator", "loggregator-server", "loggregator-sink", "loggregator-drain"}
+	drains := filepath.Join(t.TempDir(), "drains.json")
+	if err := os.WriteFile(drains, []byte(`{"drains":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, one := range daemons {
-		shown, err := exec.Command(processtest.Build(t, one), "config", "show", "-drains", "drains.json").Output()
+		shown, err := exec.Command(processtest.Build(t, one), "config", "show", "-drains", drains).Output()
 		if one == "loggregator-server" || one == "loggregator-sink" { // they have no drains
 			shown, err = exec.Command(processtest.Build(t, one), "config", "show").Output()
 		}
@@ -111,7 +117,7 @@ func TestOneFileForAll(t *testing.T) {
 		}
 		for _, other := range daemons {
 			cmd := exec.Command(processtest.Build(t, other), "config", "check", "-config", path)
-			cmd.Env = append(os.Environ(), "LOGGREGATOR_DRAINS=drains.json")
+			cmd.Env = append(os.Environ(), "LOGGREGATOR_DRAINS="+drains)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%s with the file of %s: %v\n%s", other, one, err, out)
 			}

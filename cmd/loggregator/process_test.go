@@ -77,7 +77,7 @@ func TestReload(t *testing.T) {
 	ca.Issue("server")
 	reload("Reload: -ingest: the certificate is a new one")
 	write(drainCA, "# another one\n"+string(authority))
-	reload("Reload: the file of -drain-ca is another one, which takes a restart")
+	reload("Reload: the file of -drain-ca is another one; it is read again of itself")
 	write(drains, `{"drains":[{"url":"syslog://127.0.0.1:9"}]}`)
 	reload("Reload: the file of -drains is another one; it is read again of itself")
 	before := len(p.Said())

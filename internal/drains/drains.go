@@ -3,12 +3,14 @@
 package drains
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +58,28 @@ func (f *Flags) Register(fs *flag.FlagSet, positions string) {
 
 // Named reports whether any provider of drains is named.
 func (f *Flags) Named() bool { return f.File != "" || f.CAPI != "" || f.Cache != "" }
+
+// Check says what is wrong with the flags, without opening or asking anything.
+func (f *Flags) Check() error {
+	_, allow := parseNetworks(f.allow)
+	_, ports := parsePorts(f.ports)
+	_, receivers := f.tls(slog.New(slog.DiscardHandler))
+	_, ask := f.ask(slog.New(slog.DiscardHandler))
+	errs := []error{allow, ports, receivers, ask}
+	if f.File != "" {
+		var list struct {
+			Drains []json.RawMessage `json:"drains"`
+		}
+		text, err := os.ReadFile(f.File)
+		if err == nil {
+			err = json.Unmarshal(text, &list)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("-drains: drain: binding file: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // Open opens the drains that the flags name. tell, if not nil, takes what
 // applications are told of their drains.

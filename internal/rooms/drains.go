@@ -25,7 +25,8 @@ type Drains struct {
 func NewDrains(p *Process, positions string) *Drains {
 	d := &Drains{p: p}
 	d.Flags.Register(p.Flags, positions)
-	p.followed("drains", "drains-cert", "drains-key", "drains-ca")
+	p.followed("drains", "drains-cert", "drains-key", "drains-ca", "drain-ca", "drain-cert", "drain-key")
+	p.checks = append(p.checks, d.Flags.Check)
 	return d
 }
 
