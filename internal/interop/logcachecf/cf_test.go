@@ -126,18 +126,47 @@ func newAllInOne(t *testing.T) *world {
 		t.Fatal(words, err)
 	}
 	serve(httputil.NewSingleHostReverseProxy(target))
+	w.write = func(t *testing.T, records []byte) { send(t, ingest, records) }
+	return w
+}
+
+// newCluster is one of two servers, which take turns, and a sink.
+func newCluster(t *testing.T) *world {
+	address, serve := front(t)
+	w := &world{api: start(t, "cf", "./examples/cf", "-listen", "127.0.0.1:0", "-log-cache", address)[3]}
+	dir := t.TempDir()
+	var ingest, egress []string
+	for i := range 2 {
+		ingest, egress = append(ingest, filepath.Join(dir, fmt.Sprint("in", i))), append(egress, "unix://"+filepath.Join(dir, fmt.Sprint("out", i)))
+		start(t, "send", "./cmd/loggregator-server", "-ingest", "unix://"+ingest[i], "-ingest-udp", "", "-v1-udp", "", "-grpc", "",
+			"-egress", egress[i], "-ops", "")
+	}
+	words := start(t, "read", "./cmd/loggregator-sink", "-read", strings.Join(egress, ","), "-grpc", "", "-ops", "",
+		"-http", "127.0.0.1:0", "-auth-cf", w.api, "-auth-uaa", w.api)
+	target, err := url.Parse(words[1])
+	if err != nil {
+		t.Fatal(words, err)
+	}
+	serve(httputil.NewSingleHostReverseProxy(target))
+	turn := 0
 	w.write = func(t *testing.T, records []byte) {
-		t.Helper()
-		conn, err := net.Dial("unix", ingest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := conn.Write(append(binary.AppendUvarint(nil, uint64(len(records))), records...)); err != nil {
-			t.Fatal(err)
-		}
+		send(t, ingest[turn%2], records)
+		turn++
 	}
 	return w
+}
+
+// send writes a batch to a socket that takes those of every program.
+func send(t *testing.T, socket string, records []byte) {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(append(binary.AppendUvarint(nil, uint64(len(records))), records...)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // cf is the command line client, logged in.
@@ -371,7 +400,7 @@ func TestRecent(t *testing.T) {
 // TestTail: what is written after `cf logs` has begun is shown once and in order:
 // 1500 lines of one timestamp, other kinds between them, and a refreshed token.
 func TestTail(t *testing.T) {
-	for name, world := range map[string]func(*testing.T) *world{"in process": newWorld, "all in one": newAllInOne} {
+	for name, world := range map[string]func(*testing.T) *world{"in process": newWorld, "all in one": newAllInOne, "cluster": newCluster} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testTail(t, world(t))
