@@ -33,8 +33,8 @@ type Set[C comparable] struct {
 	conns     map[C]struct{}
 }
 
-// New makes a Set of at most max connections at a time. open makes a C of a
-// connection, and does not block. serve has a goroutine for each: it closes the
+// New makes a Set of at most max connections at a time. open makes a C of one that
+// is not turned away; it neither blocks nor uses the Set. serve has a goroutine for each: it closes the
 // connection and returns when it has ended. full is told, with the address of the
 // client, or of the listener that cannot accept, of each connection that is turned
 // away.
@@ -107,7 +107,6 @@ func (s *Set[C]) pause(d time.Duration) bool {
 
 // start gives a connection its goroutine, or turns it away.
 func (s *Set[C]) start(nc net.Conn) {
-	c := s.open(nc)
 	s.mu.Lock()
 	full := len(s.conns) >= s.max
 	if s.stopping || full {
@@ -118,6 +117,7 @@ func (s *Set[C]) start(nc net.Conn) {
 		}
 		return
 	}
+	c := s.open(nc)
 	s.conns[c] = struct{}{}
 	s.running.Add(1)
 	s.mu.Unlock()
