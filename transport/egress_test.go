@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -461,4 +462,104 @@ func FuzzReader(f *testing.F) {
 		<-done
 		r.Close()
 	})
+}
+
+// Certificates that are replaced, the authority with them, cost no connection; the
+// next one is made with the new ones.
+func TestCertificatesAreReplacedWhileReadersRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		files := TLSFiles{Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")}
+		first, _ := certificate(t)
+		store(t, files, first)
+		server, err := files.Server()
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := files.Client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		network, src := &faultnet.Network{}, newRings(10)
+		e := startEgress(t, network, src, &EgressOptions{TLS: server, Names: []string{"localhost"}})
+		r, err := NewReader("tls://localhost:1", &ReaderOptions{CurrentTLS: client, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return network.DialContext(ctx, "", "server:1")
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		got := make(chan int, 100)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for b, err := range r.Batches(ctx, everythingFollowed()) {
+				if err != nil {
+					return
+				}
+				got <- b.Count
+			}
+		}()
+		src.add(1, 5)
+		if n := <-got; n != 5 {
+			t.Errorf("%d records", n)
+		}
+		second, _ := certificate(t)
+		store(t, files, second)
+		later := time.Now().Add(time.Hour)
+		for _, f := range []string{files.Cert, files.Key, files.CA} {
+			os.Chtimes(f, later, later)
+		}
+		time.Sleep(time.Minute)
+		src.add(1, 6)
+		if n := <-got; n != 6 || r.Stats().Reconnects != 0 {
+			t.Errorf("%d records, %+v", n, r.Stats())
+		}
+		network.Reset("server:1")
+		src.add(1, 7)
+		if n := <-got; n != 7 || r.Stats().Reconnects != 1 {
+			t.Errorf("%d records, %+v", n, r.Stats())
+		}
+		if s := e.Stats(); len(s.Refused) > 1 || s.Refused["handshake"] > 0 { // what was reset is one
+			t.Errorf("%+v", s)
+		}
+		cancel()
+		<-done
+		r.Close()
+		src.end() // wakes who waits there
+	})
+}
+
+func TestReaderAddresses(t *testing.T) {
+	for _, addr := range []string{"", "udp://127.0.0.1:1", "http://127.0.0.1:1", "tcp://127.0.0.1", "tcp://a:1,,tcp://b:1", "tcp://user:secret@a:1"} {
+		if _, err := NewReader(addr, nil); !errors.Is(err, ErrAddress) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", addr, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "egress")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Skip("no unix sockets: ", err)
+	}
+	src := newRings(10)
+	src.add(1, 30)
+	src.end()
+	e := NewEgress(src, nil)
+	go e.Serve(ln)
+	defer e.Close()
+	r, err := NewReader("unix://"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	n := 0
+	for b, err := range r.Batches(t.Context(), envelope.Query{Select: envelope.Everything}) {
+		if err != nil {
+			t.Error(err)
+		}
+		n += b.Count
+	}
+	if n != 30 {
+		t.Errorf("%d records", n)
+	}
 }
