@@ -443,3 +443,41 @@ func TestLinkToStock(t *testing.T) {
 		})
 	}
 }
+
+// TestTLS12: peers of TLS 1.2 offer two suites, for RSA keys.
+func TestTLS12(t *testing.T) {
+	s := newV2(t)
+	for _, suite := range []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384} {
+		config := s.config(t, "sender")
+		config.MaxVersion, config.CipherSuites = tls.VersionTLS12, []uint16{suite}
+		if _, err := loggregator_v2.NewIngressClient(s.raw(t, config)).Send(t.Context(), &loggregator_v2.EnvelopeBatch{}); err != nil {
+			t.Errorf("%s: %v", tls.CipherSuiteName(suite), err)
+		}
+	}
+}
+
+// TestStockTakesLargeLines: its limit of 4 MiB for a message is never reached.
+func TestStockTakesLargeLines(t *testing.T) {
+	s := newV2(t)
+	out := s.stream(t, &loggregator_v2.EgressBatchRequest{UsePreferredTags: true, Selectors: anyLog})
+	f := envelope.Identity{SourceID: "large"}.Encode()
+	sizes := []int{1_000_000, 64 << 10, 1, 64<<10 - 200}
+	const n = 200
+	var run []byte
+	for i := range n {
+		run = envelope.AppendLog(run, f, int64(i), envelope.Out, make([]byte, sizes[i%len(sizes)]))
+	}
+	b, err := envelope.Of(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.router.WriteBatch(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all arrive", func() bool { return len(out.all()) == n })
+	for i, e := range out.all() {
+		if e.Timestamp != int64(i) || len(e.GetLog().GetPayload()) != sizes[i%len(sizes)] {
+			t.Fatalf("line %d is number %d, of %d bytes", i, e.Timestamp, len(e.GetLog().GetPayload()))
+		}
+	}
+}

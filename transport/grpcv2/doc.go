@@ -53,11 +53,12 @@
 // # Lifecycle
 //
 // A Server runs goroutines for each connection and stream; EndInput, Shutdown and
-// Close end them. A Link runs two.
+// Close end them. A Link runs one, and two more while it is connected.
 //
 // # Memory
 //
 // A stream of a sender holds what has arrived of one message, at most
-// Options.MaxMessage, and 512 KiB beyond. A stream of a reader holds up to 128 KiB
-// to be sent while it is being sent, and nothing otherwise.
+// Options.MaxMessage, and 512 KiB beyond; Options.MaxSenders bounds them. A stream
+// of a reader holds up to 128 KiB while it is being sent, and 64 KiB with gRPC, or
+// one record that is larger; nothing otherwise. A Link holds as much.
 package grpcv2
