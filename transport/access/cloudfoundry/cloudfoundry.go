@@ -162,7 +162,7 @@ func (a *Authorizer) Authorize(ctx context.Context, token string, sel []envelope
 		grant.Select = sel
 		return grant, nil
 	}
-	r := resolution{cc: &a.cc, ctx: ctx, token: token, max: a.opt.MaxSources, asks: maxAsks}
+	r := resolution{cc: &a.cc, ctx: ctx, user: grant.User, token: token, max: a.opt.MaxSources, asks: maxAsks}
 	if err := r.look(sel); err != nil {
 		return grant, explained(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -259,6 +260,34 @@ func TestManyIDsAreFewQuestions(t *testing.T) {
 	if _, err := a.Authorize(t.Context(), p.token("ann"), names); !errors.Is(err, access.ErrUserBusy) || len(p.questions()) > 30 {
 		t.Errorf("100 names: %v", err)
 	}
+}
+
+// Who has the Cloud Controller asked for much at once waits for himself.
+func TestOneUserDoesNotTakeAllTurns(t *testing.T) {
+	p := newPlatform(t)
+	a := p.authorizer(nil)
+	ann := p.token("ann")
+	if _, err := a.Authorize(t.Context(), p.token("bob"), []S{{App: "web"}}); err != nil { // the keys are there
+		t.Fatal(err)
+	}
+	p.set(func() { p.slow, p.release = ann, make(chan struct{}) })
+	var asking sync.WaitGroup
+	for i := range 100 {
+		asking.Go(func() { a.Authorize(t.Context(), ann, []S{{App: fmt.Sprint("app-", i)}}) })
+	}
+	for deadline := time.Now().Add(30 * time.Second); p.waiting.Load() < 8; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asks")
+		}
+	}
+	if _, err := a.Authorize(t.Context(), p.token("bob"), []S{{Space: "prod"}}); err != nil {
+		t.Errorf("another user: %v", err)
+	}
+	if n := p.waiting.Load(); n > 8 {
+		t.Errorf("%d questions of one user at a time", n)
+	}
+	close(p.release)
+	asking.Wait()
 }
 
 func TestAddressesThatAreNotTaken(t *testing.T) {

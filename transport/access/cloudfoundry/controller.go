@@ -19,8 +19,10 @@ import (
 const (
 	// maxCached bounds the ids in kept answers, a question counted as four.
 	maxCached = 200_000
-	// maxAsking bounds the requests to the Cloud Controller at a time.
-	maxAsking = 32
+	// maxAsking bounds the requests to the Cloud Controller at a time, maxAskingOne
+	// those of one user: who asks for much waits for himself.
+	maxAsking    = 32
+	maxAskingOne = 8
 )
 
 // controller is a Cloud Controller (its API v3) and its last answers.
@@ -34,8 +36,15 @@ type controller struct {
 	turn   chan struct{}
 
 	mu      sync.Mutex
+	users   map[string]*turns // who are asking, or wait
 	answers map[question]answer
 	cached  int // ids in answers
+}
+
+// turns are those of one user.
+type turns struct {
+	turn chan struct{}
+	refs int
 }
 
 // question is one that was asked with one token.
@@ -51,12 +60,12 @@ type answer struct {
 
 func newController(api string, client *http.Client, keep time.Duration, max int) controller {
 	return controller{api: api, client: client, keep: keep, max: max,
-		turn: make(chan struct{}, maxAsking), answers: make(map[question]answer)}
+		turn: make(chan struct{}, maxAsking), users: make(map[string]*turns), answers: make(map[question]answer)}
 }
 
 // list returns the ids of all resources of a kind that q describes and the bearer
-// of token may see. They are not to be changed.
-func (c *controller) list(ctx context.Context, token, kind string, q url.Values) ([]string, error) {
+// of token, who is user, may see. They are not to be changed.
+func (c *controller) list(ctx context.Context, user, token, kind string, q url.Values) ([]string, error) {
 	key := c.question(token, kind, q)
 	c.mu.Lock()
 	a, ok := c.answers[key]
@@ -66,7 +75,7 @@ func (c *controller) list(ctx context.Context, token, kind string, q url.Values)
 	}
 	// All who ask the same wait for one answer, which is nobody's alone.
 	got := c.asking.DoChan(string(key.token[:])+key.query, func() (any, error) {
-		ids, err := c.ask(context.WithoutCancel(ctx), token, key.query)
+		ids, err := c.ask(context.WithoutCancel(ctx), user, token, key.query)
 		if err == nil {
 			c.remember(key, ids)
 		}
@@ -92,15 +101,14 @@ func (c *controller) know(token, kind string, q url.Values, ids []string) {
 }
 
 // ask makes the request.
-func (c *controller) ask(ctx context.Context, token, query string) ([]string, error) {
+func (c *controller) ask(ctx context.Context, user, token, query string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("the Cloud Controller is too slow: %w", ctx.Err())
+	leave, err := c.enter(ctx, user)
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	var list struct {
 		Pagination *struct {
 			Total int `json:"total_results"`
@@ -126,6 +134,42 @@ func (c *controller) ask(ctx context.Context, token, query string) ([]string, er
 		ids = append(ids, r.GUID)
 	}
 	return ids, nil
+}
+
+// enter waits for the user's turn.
+func (c *controller) enter(ctx context.Context, user string) (leave func(), err error) {
+	c.mu.Lock()
+	own := c.users[user]
+	if own == nil {
+		own = &turns{turn: make(chan struct{}, maxAskingOne)}
+		c.users[user] = own
+	}
+	own.refs++
+	c.mu.Unlock()
+	taken := 0
+	leave = func() {
+		if taken > 1 {
+			<-c.turn
+		}
+		if taken > 0 {
+			<-own.turn
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if own.refs--; own.refs == 0 {
+			delete(c.users, user)
+		}
+	}
+	for _, turn := range []chan struct{}{own.turn, c.turn} {
+		select {
+		case turn <- struct{}{}:
+			taken++
+		case <-ctx.Done():
+			leave()
+			return nil, fmt.Errorf("the Cloud Controller is too slow: %w", ctx.Err())
+		}
+	}
+	return leave, nil
 }
 
 // askTimeout bounds one question, waiting for a turn included.

@@ -22,6 +22,7 @@ const (
 type resolution struct {
 	cc    *controller
 	ctx   context.Context
+	user  string
 	token string
 	max   int
 	asks  int // that are left
@@ -188,7 +189,7 @@ func (r *resolution) list(kind string, q url.Values) ([]string, error) {
 	if r.asks--; r.asks < 0 {
 		return nil, fmt.Errorf("%w: you name too much at once by names that the Cloud Controller must be asked for; name it by ids, or in several requests", access.ErrUserBusy)
 	}
-	return r.cc.list(r.ctx, r.token, kind, q)
+	return r.cc.list(r.ctx, r.user, r.token, kind, q)
 }
 
 // add grants sources, and of their records what s asks of records.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +54,10 @@ type platform struct {
 	keysAsked int
 	broken    int    // answer this status
 	answer    string // answer this
+
+	slow    string // is answered when the channel is closed
+	release chan struct{}
+	waiting atomic.Int64
 }
 
 var (
@@ -91,6 +96,17 @@ func newPlatform(t testing.TB) *platform {
 // serve answers as the documentation of the Cloud Controller's API v3 says: a list
 // holds what the token's bearer may see, and nothing tells of the rest.
 func (p *platform) serve(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	slow, release := p.slow, p.release
+	p.mu.Unlock()
+	if slow != "" && r.Header.Get("Authorization") == "Bearer "+slow {
+		p.waiting.Add(1)
+		select {
+		case <-release:
+		case <-r.Context().Done(): // who asked waits no more
+		}
+		p.waiting.Add(-1)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
