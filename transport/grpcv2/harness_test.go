@@ -227,13 +227,12 @@ type receiver struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	mu       sync.Mutex
-	got      []*pb.Envelope
-	sizes    []int // of messages, in bytes
-	counts   []int // records in them
-	err      error
-	hold     chan struct{} // reads on when closed
-	received int
+	mu     sync.Mutex
+	got    []*pb.Envelope
+	sizes  []int // of messages, in bytes
+	counts []int // records in them
+	err    error
+	hold   chan struct{} // reads on when closed
 }
 
 // open opens a stream and waits until it gets everything from then on, or was
