@@ -8,11 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/listeners"
 )
 
 // EgressOptions are what an Egress can be told. Nil and the zero value mean the
@@ -102,18 +102,12 @@ type Egress struct {
 	opts   EgressOptions
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // connections, and loops of Serve
-
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	conns     map[*egressConn]struct{}
+	conns  *listeners.Set[*egressConn]
 
 	complaints complaints
 	buffered   atomic.Int64 // bytes of queries
 	queries    atomic.Int64
 	asleep     atomic.Int64
-	accepted   atomic.Uint64
 	opened     atomic.Uint64
 	batches    atomic.Uint64
 	records    atomic.Uint64
@@ -143,12 +137,7 @@ type EgressStats struct {
 // is known and listed if src has the methods of a loggregator.Router: Known and
 // Sources. Nothing runs before Serve.
 func NewEgress(src envelope.Source, o *EgressOptions) *Egress {
-	e := &Egress{
-		src:       src,
-		opts:      o.withDefaults(),
-		listeners: make(map[net.Listener]struct{}),
-		conns:     make(map[*egressConn]struct{}),
-	}
+	e := &Egress{src: src, opts: o.withDefaults()}
 	e.waker, _ = src.(envelope.Waker)
 	if k, ok := src.(interface {
 		Known(sel []envelope.Selector) bool
@@ -162,80 +151,18 @@ func NewEgress(src envelope.Source, o *EgressOptions) *Egress {
 	}
 	e.complaints.log = e.opts.Logger
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e.conns = listeners.New(e.opts.MaxConns, func(nc net.Conn) *egressConn { return newEgressConn(e, nc) }, (*egressConn).serve,
+		func(addr net.Addr, says string) { e.complaints.add(&fault{reason: reasonFull, says: says}, addr) })
 	return e
 }
 
 // Serve accepts readers until ln fails or the Egress is shut down, which closes ln
 // and makes Serve return ErrClosed. It may be called for several listeners.
 func (e *Egress) Serve(ln net.Listener) error {
-	e.mu.Lock()
-	if e.closing {
-		e.mu.Unlock()
-		ln.Close()
-		return ErrClosed
+	if err := e.conns.Serve(ln); err != listeners.ErrStopped {
+		return err
 	}
-	e.listeners[ln] = struct{}{}
-	e.wg.Add(1)
-	e.mu.Unlock()
-	defer e.wg.Done()
-	defer ln.Close()
-	defer e.forget(ln)
-
-	for delay := time.Duration(0); ; {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			delay = 0
-			e.start(nc)
-		case e.isClosing():
-			return ErrClosed
-		case scarce(err):
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			e.complaints.add(&fault{reason: reasonFull, says: "cannot accept", err: err}, ln.Addr())
-			if !pause(e.ctx, delay) {
-				return ErrClosed
-			}
-		default:
-			return err
-		}
-	}
-}
-
-func (e *Egress) forget(ln net.Listener) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.listeners, ln)
-}
-
-func (e *Egress) isClosing() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.closing
-}
-
-func (e *Egress) start(nc net.Conn) {
-	c := newEgressConn(e, nc)
-	e.mu.Lock()
-	full := len(e.conns) >= e.opts.MaxConns
-	if e.closing || full {
-		e.mu.Unlock()
-		nc.Close()
-		if full {
-			e.complaints.add(&fault{reason: reasonFull, says: "too many connections"}, nc.RemoteAddr())
-		}
-		return
-	}
-	e.conns[c] = struct{}{}
-	e.wg.Add(1)
-	e.mu.Unlock()
-	e.accepted.Add(1)
-	go func() {
-		defer e.wg.Done()
-		c.serve()
-		e.mu.Lock()
-		delete(e.conns, c)
-		e.mu.Unlock()
-	}()
+	return ErrClosed
 }
 
 // Shutdown accepts no more, ends each query where it stands, and closes each
@@ -244,10 +171,10 @@ func (e *Egress) start(nc net.Conn) {
 // shut the Source down before. When ctx ends first, the rest is closed at once and
 // ctx's error is returned.
 func (e *Egress) Shutdown(ctx context.Context) error {
-	e.stop(func(c *egressConn) { go c.drain() })
+	e.conns.Stop(func(c *egressConn) { c.drain() })
 	done := make(chan struct{})
 	go func() {
-		e.wg.Wait()
+		e.conns.Wait()
 		close(done)
 	}()
 	select {
@@ -265,33 +192,18 @@ func (e *Egress) Shutdown(ctx context.Context) error {
 // are gone.
 func (e *Egress) Close() error {
 	e.cancel()
-	e.stop(func(c *egressConn) { c.raw.Close() })
-	e.wg.Wait()
+	e.conns.Stop(func(c *egressConn) { c.raw.Close() })
+	e.conns.Wait()
 	return nil
-}
-
-func (e *Egress) stop(f func(*egressConn)) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.closing = true
-	for ln := range e.listeners {
-		ln.Close()
-	}
-	for c := range e.conns {
-		f(c)
-	}
 }
 
 // Stats may be called at any time.
 func (e *Egress) Stats() EgressStats {
-	e.mu.Lock()
-	open := len(e.conns)
-	e.mu.Unlock()
 	return EgressStats{
-		Connections: open,
+		Connections: e.conns.Len(),
 		Queries:     int(e.queries.Load()),
 		Asleep:      int(e.asleep.Load()),
-		Accepted:    e.accepted.Load(),
+		Accepted:    e.conns.Accepted(),
 		Opened:      e.opened.Load(),
 		Batches:     e.batches.Load(),
 		Records:     e.records.Load(),

@@ -85,9 +85,10 @@ func (c *egressConn) serve() {
 	}
 	c.end(err)
 	c.wg.Wait()
-	if leaving {
-		c.out.Close()
+	if !leaving {
+		c.raw.Close() // so that a write under way ends
 	}
+	c.out.Close()
 }
 
 func (c *egressConn) handshake() *fault {

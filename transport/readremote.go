@@ -92,6 +92,7 @@ func (m *remote) down(s *readSession, err error) {
 		m.log.down(m.target, err)
 	}
 	s.end(err)
+	s.out.Flush() // its goroutine ends, since the connection is closed
 	m.r.changed()
 }
 
