@@ -23,12 +23,15 @@ const (
 	maxLimit     = 10_000
 
 	// What is dumped has to be gathered first, because its order is not the one in
-	// which it is read. maxDump bounds what one takes, in bytes, and maxDumps how
-	// many there are at a time; others wait.
+	// which it is read. maxDump bounds what one takes, in bytes, maxDumps how many
+	// gather at a time, while others wait, and maxHeld what all take together that
+	// are being written to clients, in bytes.
 	maxDump  = 8 << 20
 	maxDumps = 16
+	maxHeld  = 256 << 20
 
-	// gatherTime is how long a dump may wait and gather.
+	// gatherTime is how long a dump may wait and gather. For the whole of it to be
+	// written there is the write timeout: noaa gives up after ten seconds.
 	gatherTime = 5 * time.Second
 
 	// containerAge is for how long a container's metrics count as its latest.
@@ -53,6 +56,7 @@ func (h *Handler) serveContainers(w http.ResponseWriter, r *http.Request, rd *ou
 // gatherer gathers records and makes the v1 envelopes of an answer.
 type gatherer interface {
 	take(envelope.Batch)
+	size() int // bytes that it holds
 	each(put func(msg []byte) error) error
 }
 
@@ -60,30 +64,32 @@ type gatherer interface {
 func (h *Handler) dump(w http.ResponseWriter, r *http.Request, rd *outlet.Reader, pass *access.Pass, q envelope.Query, g gatherer) {
 	defer rd.Leave()
 	defer pass.Close()
-	ctx, cancel := context.WithTimeout(r.Context(), gatherTime)
-	defer cancel()
-	defer context.AfterFunc(h.readers.Context(), cancel)()
-	select {
-	case h.dumps <- struct{}{}:
-		defer func() { <-h.dumps }()
-	case <-ctx.Done():
+	busy := func() {
 		w.Header().Set("Retry-After", "5")
 		http.Error(w, "too many such requests at a time; try again later", http.StatusServiceUnavailable)
+	}
+	err := h.gather(r.Context(), pass, q, g)
+	if err == errBusy {
+		busy()
 		return
 	}
-	for b, err := range pass.Batches(ctx, q) {
-		if err != nil {
-			http.Error(w, "the logs cannot be read: "+why(err), http.StatusInternalServerError)
-			return
-		}
-		g.take(b)
+	if err != nil {
+		http.Error(w, "the logs cannot be read: "+why(err), http.StatusInternalServerError)
+		return
+	}
+	held := int64(g.size())
+	defer h.held.Add(-held)
+	if h.held.Add(held) > maxHeld {
+		busy()
+		return
 	}
 	boundary := rand.Text() + rand.Text()
 	w.Header().Set("Content-Type", "multipart/x-protobuf; boundary="+boundary)
 	out := outlet.NewResponse(w, h.opt.WriteTimeout)
 	rd.OnAbort(out.Abort)
+	defer time.AfterFunc(h.opt.WriteTimeout, out.Stall).Stop()
 	head, end := []byte("--"+boundary+"\r\n\r\n"), []byte("\r\n")
-	err := g.each(func(msg []byte) error { return out.Out.Append(head, msg, end) })
+	err = g.each(func(msg []byte) error { return out.Out.Append(head, msg, end) })
 	if err == nil {
 		err = out.Out.Append([]byte("--" + boundary + "--\r\n"))
 	}
@@ -93,6 +99,28 @@ func (h *Handler) dump(w http.ResponseWriter, r *http.Request, rd *outlet.Reader
 		}
 		panic(http.ErrAbortHandler) // what ends in the middle must not look like the end
 	}
+}
+
+var errBusy = errors.New("too many gather")
+
+// gather lets g take what the query selects.
+func (h *Handler) gather(ctx context.Context, pass *access.Pass, q envelope.Query, g gatherer) error {
+	ctx, cancel := context.WithTimeout(ctx, gatherTime)
+	defer cancel()
+	defer context.AfterFunc(h.readers.Context(), cancel)()
+	select {
+	case h.dumps <- struct{}{}:
+		defer func() { <-h.dumps }()
+	case <-ctx.Done():
+		return errBusy
+	}
+	for b, err := range pass.Batches(ctx, q) {
+		if err != nil {
+			return err
+		}
+		g.take(b)
+	}
+	return nil
 }
 
 // why is what a client may know of an error.
@@ -147,6 +175,8 @@ func (d *recent) take(b envelope.Batch) {
 	}
 }
 
+func (d *recent) size() int { return cap(d.buf) }
+
 func (d *recent) moveDown() {
 	by := d.logs[0].start
 	d.buf = append(d.buf[:0], d.buf[by:]...)
@@ -199,7 +229,7 @@ type containers struct {
 	h      *Handler
 	enc    sonde.Encoder
 	latest map[string]container // by instance id
-	size   int
+	bytes  int                  // of those
 }
 
 type container struct {
@@ -226,16 +256,18 @@ func (d *containers) take(b envelope.Batch) {
 	}
 }
 
+func (d *containers) size() int { return d.bytes }
+
 // keep keeps a container's metrics, if they are the latest, and there is room.
 func (d *containers) keep(instance string, timestamp int64, msg []byte) bool {
 	was, ok := d.latest[instance]
-	if ok && was.timestamp > timestamp || d.size-len(was.msg)+len(msg) > maxDump {
+	if ok && was.timestamp > timestamp || d.bytes-len(was.msg)+len(msg) > maxDump {
 		return false
 	}
 	if ok {
 		d.h.skipped.Add(1)
 	}
-	d.size += len(msg) - len(was.msg)
+	d.bytes += len(msg) - len(was.msg)
 	d.latest[instance] = container{timestamp, bytes.Clone(msg)}
 	return true
 }

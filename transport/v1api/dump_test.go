@@ -182,6 +182,45 @@ func TestDumpsAreBounded(t *testing.T) {
 	})
 }
 
+// What slow clients have not taken yet is bounded, too.
+func TestWhatIsHeldIsBounded(t *testing.T) {
+	h := New(access.NewGate(&script{batches: []envelope.Batch{lines(1, 100)}}, nil, nil), nil)
+	h.held.Store(maxHeld)
+	if w := get(h, "recentlogs"); w.Code != 503 || h.held.Load() != maxHeld {
+		t.Errorf("%d, %d bytes", w.Code, h.held.Load())
+	}
+	h.held.Store(maxHeld - 100<<10)
+	if w := get(h, "recentlogs"); w.Code != 200 || h.held.Load() != maxHeld-100<<10 {
+		t.Errorf("%d, %d bytes", w.Code, h.held.Load())
+	}
+}
+
+// One who takes a little now and then does not have his place for ever, and keeps
+// it from nobody.
+func TestDumpOfASlowReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(access.NewGate(&script{batches: []envelope.Batch{lines(1, 10_000)}}, nil, nil), nil)
+		defer h.Close()
+		c := pipenet.New().Serve(t, h)
+		resp, err := c.Get("http://doppler/apps/" + guid + "/recentlogs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		for err == nil {
+			_, err = io.ReadFull(resp.Body, make([]byte, 4096))
+			time.Sleep(time.Second)
+			if len(h.dumps) != 0 {
+				t.Fatal("nobody else may gather")
+			}
+		}
+		synctest.Wait()
+		if d := time.Since(start); err == io.EOF || d < 60*time.Second || d > 70*time.Second || h.Stats().Stalled != 1 || h.Stats().Readers != 0 || h.held.Load() != 0 {
+			t.Errorf("%v after %v: %+v", err, d, h.Stats())
+		}
+	})
+}
+
 // One who takes nothing is cut off, and his place is free.
 func TestDumpOfADeadReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -75,6 +75,7 @@ type Handler struct {
 	opt     Options
 	readers *outlet.Readers
 	dumps   chan struct{} // full when no more may be gathered
+	held    atomic.Int64  // bytes of those that are being written
 
 	stalled, silent, flooded, batches, records, skipped, bytes, missed, untold, envelopes atomic.Uint64
 }

@@ -79,8 +79,14 @@ func (s *Response) Close() error {
 }
 
 // Abort ends a write that is going on and all later ones, with ErrAborted.
-func (s *Response) Abort() {
-	s.Out.Fail(ErrAborted)
+func (s *Response) Abort() { s.fail(ErrAborted) }
+
+// Stall does the same with ErrStalled, for an answer that must be taken as a whole
+// within a time.
+func (s *Response) Stall() { s.fail(ErrStalled) }
+
+func (s *Response) fail(err error) {
+	s.Out.Fail(err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.aborted = true
