@@ -5,8 +5,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/drain/share"
+	"github.com/cloudfoundry/loggregator/internal/processtest"
 	"github.com/cloudfoundry/loggregator/internal/receiver"
 	"github.com/cloudfoundry/loggregator/transport"
 )
@@ -208,5 +211,74 @@ func TestGroup(t *testing.T) {
 	}
 	if n := one.Stats().Accepted + two.Stats().Accepted; n < uint64(lines*drains) {
 		t.Errorf("%d records of %d were accepted", n, lines*drains)
+	}
+}
+
+// A server of its own process, to which only those come who show a certificate.
+func TestGroupOverMutualTLS(t *testing.T) {
+	ca := processtest.NewCA(t)
+	cert, key := ca.Issue("server")
+	mine, myKey := ca.Issue("drain")
+	var flags []string
+	for _, door := range []string{"egress", "share"} {
+		flags = append(flags, "-"+door, "127.0.0.1:0", "-"+door+"-cert", cert, "-"+door+"-key", key, "-"+door+"-clients", ca.File(), "-"+door+"-client-names", "drain")
+	}
+	backend := processtest.Start(t, nil, "loggregator-server", append(flags, "-ingest", "127.0.0.1:0", "-ingest-udp=", "-v1-udp=", "-grpc=", "-ops", "127.0.0.1:0", "-budget", "16MiB")...)
+	find := func(pattern string) string {
+		t.Helper()
+		m := regexp.MustCompile(pattern).FindStringSubmatch(backend.Said())
+		if m == nil {
+			t.Fatalf("no %s in %s", pattern, backend.Said())
+		}
+		return m[1]
+	}
+	shop := startSink(t, receiver.Options{})
+	file := writeDrains(t, fmt.Sprintf(`{"drains":[{"app":"shop","url":"%s"}]}`, shop.URL()))
+	log := processtest.NewSender(t, "tcp://"+backend.Address("tcp"), "shop", nil)
+	at := &server{read: "tls://" + find(`daemons +tls://(\S+)`), ingest: "tcp://" + backend.Address("tcp")}
+	args := []string{"-drains", file, "-group", "test", "-group-at", "https://" + find(`share +https://(\S+)`), "-read-ca", ca.File()}
+	stranger := startProcess(t, at, args...)
+	stranger.out.find(t, "what drains are whose is not known of a server")
+	p := startProcess(t, at, append(args, "-read-cert", mine, "-read-key", myKey)...)
+	p.out.find(t, "is running")
+	owns(t, 1, p)
+	if n := stranger.group(t).Owned; n != 0 {
+		t.Errorf("a stranger owns %d", n)
+	}
+	log.Send(100)
+	log.Flush()
+	shop.until(t, "line 99")
+	eventually(t, "nothing is behind", func() bool {
+		list := p.status(t)
+		return len(list) == 1 && list[0].Delivered >= 100 && list[0].Behind != nil && *list[0].Behind == 0
+	})
+	for name, want := range map[string]float64{"loggregator_drain_group_owned": 1, "loggregator_drain_group_drains": 1, "loggregator_drain_group_takeovers_total": 0} {
+		resp, err := http.Get(p.ops(t) + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if line := fmt.Sprintf(`%s{group="test"} %v`, name, want); !strings.Contains(string(text), line) {
+			t.Errorf("no %s", line)
+		}
+	}
+	p.stop(t)
+}
+
+func TestGroupFlags(t *testing.T) {
+	drains := writeDrains(t, `{"drains":[]}`)
+	for _, tc := range []struct{ args, says string }{
+		{"-group-at http://127.0.0.1:1", "-group-at: is of no use without -group"},
+		{"-group g -positions p", "-positions: with -group, places are kept at the servers"},
+		{"-group g -read unix:///x", "-group-at: where is it for -read unix:///x"},
+		{"-group g -group-at ftp://x", "-group-at: addresses are like http://127.0.0.1:3460"},
+		{"-group g -group-at http://user:secret@x", "-group-at: addresses are like http://127.0.0.1:3460"},
+		{"-group g -group-at http://a,http://b", "-group-at: names 2 servers, -read 1"},
+	} {
+		err := run(t.Context(), append([]string{"-ops=", "-drains", drains}, strings.Fields(tc.args)...), io.Discard, io.Discard)
+		if err == nil || !strings.HasPrefix(err.Error(), tc.says) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", tc.args, err)
+		}
 	}
 }

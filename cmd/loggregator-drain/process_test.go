@@ -26,28 +26,12 @@ import (
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/processtest"
 	"github.com/cloudfoundry/loggregator/internal/receiver"
 	"github.com/cloudfoundry/loggregator/transport"
 )
 
-var binary string // path of the built command
-
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "drain")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, name)
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { processtest.Main(m) }
 
 // server is a server with both its doors.
 type server struct {
@@ -156,7 +140,7 @@ type process struct {
 func startProcess(t *testing.T, s *server, args ...string) *process {
 	t.Helper()
 	p := &process{out: new(output)}
-	p.Cmd = exec.Command(binary, append([]string{"-read", s.read, "-server", s.ingest, "-ops", "127.0.0.1:0"}, args...)...)
+	p.Cmd = exec.Command(processtest.Build(t, name), append([]string{"-read", s.read, "-server", s.ingest, "-ops", "127.0.0.1:0"}, args...)...)
 	p.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	p.Stdout, p.Stderr = p.out, p.out
 	if err := p.Start(); err != nil {
