@@ -3,11 +3,13 @@ package grpcv2
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/mem"
 
+	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
@@ -104,5 +106,27 @@ func BenchmarkEgress(b *testing.B) {
 			}
 			r.out.flush()
 		})
+	}
+}
+
+// BenchmarkLink is a line of 200 bytes with six tags from one router to another,
+// acknowledged.
+func BenchmarkLink(b *testing.B) {
+	to := newBench(b, nil, nil, nil)
+	from := loggregator.New(&loggregator.Options{Budget: 256 << 20})
+	defer from.Close()
+	l := newLink(b, "grpc://"+to.addr, from, nil)
+	run := run100()
+	b.SetBytes(int64(len(run)))
+	b.ReportAllocs()
+	for b.Loop() {
+		from.WriteBatch(b.Context(), envelope.Batch{Records: run, Count: 100})
+		for s := l.Stats(); from.Stats().Accepted > s.Acked+200_000; s = l.Stats() {
+			runtime.Gosched()
+		}
+	}
+	flush(b, l)
+	if s := l.Stats(); s.Missed > 0 || s.Acked != uint64(b.N)*100 {
+		b.Errorf("%+v", s)
 	}
 }
