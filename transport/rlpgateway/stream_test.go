@@ -292,3 +292,31 @@ func TestMissed(t *testing.T) {
 		})
 	}
 }
+
+// Whoever waits for the answer to who may read what does not hold up the end.
+func TestCloseWhileItIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := access.NewGate(&script{}, slowAuthorizer{}, nil)
+		h := New(gate, nil)
+		w := httptest.NewRecorder()
+		go func() {
+			r := httptest.NewRequest(http.MethodGet, "/v2/read?log", nil)
+			r.Header.Set("Authorization", "bearer t")
+			h.ServeHTTP(w, r)
+		}()
+		synctest.Wait()
+		start := time.Now()
+		h.Close()
+		if time.Since(start) > time.Second || w.Code < 500 || gate.Stats().Readers != 0 {
+			t.Errorf("%d after %v", w.Code, time.Since(start))
+		}
+	})
+}
+
+// slowAuthorizer does not answer.
+type slowAuthorizer struct{}
+
+func (slowAuthorizer) Authorize(ctx context.Context, _ string, _ []envelope.Selector) (access.Grant, error) {
+	<-ctx.Done()
+	return access.Grant{}, ctx.Err()
+}

@@ -210,7 +210,10 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, sel []envelope.S
 		return nil, nil
 	}
 	token := tokenOf(r)
-	pass, err := h.gate.Admit(access.WithPeer(r.Context(), r.RemoteAddr), token, sel)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(h.readers.Context(), cancel)()
+	pass, err := h.gate.Admit(access.WithPeer(ctx, r.RemoteAddr), token, sel)
 	if err == nil {
 		return rd, pass
 	}
