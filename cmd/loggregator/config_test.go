@@ -27,6 +27,7 @@ func TestConfiguration(t *testing.T) {
 		}
 		return path
 	}
+	tokens := file("tokens.json", `{"tokens":[{"user":"ann","sha256":"`+strings.Repeat("ab", 32)+`","read":[{"app":"shop"}]}]}`)
 	for _, tc := range []struct {
 		name  string
 		args  []string
@@ -52,6 +53,11 @@ func TestConfiguration(t *testing.T) {
 		{"ingest over TLS", []string{"-ingest", ":0", "-ingest-cert", cert, "-ingest-key", key}, nil},
 		{"people over TLS, unknown", []string{"-http", ":0", "-http-cert", cert, "-http-key", key}, []string{"-http: :0 can be reached"}},
 		{"people with certificates", []string{"-http", ":0", "-http-cert", cert, "-http-key", key, "-http-clients", ca.File()}, nil},
+		{"people with tokens", []string{"-http", ":0", "-http-cert", cert, "-http-key", key, "-auth-tokens", tokens}, nil},
+		{"people with tokens in the clear", []string{"-http", ":0", "-auth-tokens", tokens}, []string{"-http: :0 can be reached"}},
+		{"readers over gRPC, unknown", []string{"-grpc", ":0", "-grpc-cert", cert, "-grpc-key", key}, []string{"-grpc: :0 can be reached"}},
+		{"daemons that read, unknown", []string{"-egress", ":0", "-egress-cert", cert, "-egress-key", key}, []string{"-egress: :0 can be reached"}},
+		{"daemons that read, known", []string{"-egress", ":0", "-egress-cert", cert, "-egress-key", key, "-egress-clients", ca.File()}, nil},
 		{"operators with certificates", []string{"-ops", ":0", "-ops-cert", cert, "-ops-key", key, "-ops-clients", ca.File(), "-ops-client-names", "prometheus"}, nil},
 		{"drains", []string{"-drains", file("drains.json", `{"drains":[]}`)}, nil},
 		{"drains that are none", []string{"-drains", file("bad.json", `{"drains":7}`), "-drains-ports", "x", "-drain-cert", cert}, []string{"-drains: ", "-drains-ports: ", "-drain-cert and -drain-key"}},
