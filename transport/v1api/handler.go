@@ -217,7 +217,7 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, sel []envelope.S
 	if err == nil {
 		return rd, pass
 	}
-	rd.Leave()
+	defer rd.Leave()
 	status, sentence := access.Explain(err)
 	switch {
 	case errors.Is(err, access.ErrDenied):
