@@ -438,6 +438,7 @@ func TestShutdownCutsOff(t *testing.T) {
 	for range 3000 {
 		b.write(line("a", strings.Repeat("x", 1000)))
 	}
+	eventually(t, "it is stuck", func() bool { return b.router.Stats().Delivered > b.Stats().RecordsSent+10 })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := b.Shutdown(ctx); err != context.DeadlineExceeded {
