@@ -70,8 +70,10 @@ func TestTLSFilesAreReadAgain(t *testing.T) {
 		t.Error("the second is not used")
 	}
 	put("ca", []byte("rubbish"))
-	if !uses(second) || !uses(second) {
-		t.Error("rubbish is used")
+	for range 2 { // read, and not read again
+		if !uses(second) {
+			t.Error("rubbish is used")
+		}
 	}
 	if n := strings.Count(log.String(), "cannot be used"); n != 1 {
 		t.Errorf("rubbish is told of %d times", n)
