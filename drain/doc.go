@@ -181,6 +181,32 @@
 // only dies with it; then the numbers that makers gave their records find the
 // place again, as far as they are sent again.
 //
+// # Sharing
+//
+// With SetOptions.Shared several processes have the drains between them, see package
+// share: each server says by whom those records are drained that it holds, so that
+// no cut network makes two of them send the same. All drains of one selection are
+// with one process, at each server. Before every write and every request a drain
+// looks at its lease, by the monotonic clock, and a write that hangs ends with it:
+// 3 s after the server was heard last nothing of its records is sent, and after 3.5 s
+// at most another process may begin.
+//
+// Where drains are is kept at the servers, four times a second, as far as receivers
+// have acknowledged. What comes twice:
+//
+//   - nothing where a process ends in good order, where one comes and takes its
+//     share, where a server is restarted while its rings live on (-recent-dir) and a
+//     process that drains from it lives, or is away for however long;
+//   - after a process was killed, what it delivered since it last told its place, a
+//     quarter of a second to half a one; after it hung or was cut off from the
+//     servers, what it delivered until its lease ended, three seconds more at most.
+//
+// That the receiver and the process that sends to it are killed at the same time is
+// the one case in which acknowledged lines may be missing: the next process does not
+// know what the receiver had not read. Where all servers and all processes end at
+// once, places are lost: drains begin again where their bindings say. A server that
+// was restarted gives no drain to another process for 3.25 s.
+//
 // # Parameters of a drain URL
 //
 //	drain-data                  logs (with events; the default), metrics, traces, all

@@ -12,12 +12,64 @@ import (
 // several is one source of several servers, for one shared drain: the servers at
 // which the drain is this process's. It remembers which rings are at which of
 // them. Batches of one server come in order, those of different ones as they
-// come; following, a server that is away holds up no other.
+// come; following, a server that is away holds up no other. What a maker sent to one
+// server and, since it did not hear of it, to the next one again, comes once.
 type several struct {
 	parts []part
 
 	mu    sync.Mutex
 	rings map[envelope.StreamID]int // the server of each
+}
+
+// makers is how far a sequence has read the records of each maker, and in which
+// ring.
+type makers struct {
+	mu   sync.Mutex
+	read map[envelope.StreamID]madeRead
+}
+
+type madeRead struct {
+	ring envelope.StreamID
+	next uint64
+}
+
+// once leaves out of b what came from another ring before.
+func (m *makers) once(b envelope.Batch) envelope.Batch {
+	if b.Stream == 0 || b.Stream == b.Ring {
+		return b
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.read[b.Stream]
+	if was.ring != 0 && was.ring != b.Ring && b.First < was.next {
+		n := min(was.next-b.First, uint64(b.Count))
+		switch {
+		case b.Next <= was.next:
+			n = uint64(b.Count)
+		case b.Next-b.First != uint64(b.Count): // the query left some out: which ones nobody knows
+			n = 0
+		}
+		if n > 0 {
+			for range n {
+				_, rest, err := envelope.Next(b.Records)
+				if err != nil {
+					break
+				}
+				b.Records = rest
+			}
+			b.Count -= int(n)
+			b.First, b.Missed = b.First+n, 0
+		}
+		if b.Count == 0 { // all that is left is the place in the ring
+			b.Records, b.Stream, b.First, b.Next = nil, 0, 0, 0
+			return b
+		}
+	}
+	if len(m.read) >= envelope.MaxCursor {
+		clear(m.read) // most are gone; of the others something may come twice
+	}
+	m.read[b.Stream] = madeRead{b.Ring, max(b.Next, was.next)}
+	return b
 }
 
 type part struct {
@@ -90,13 +142,16 @@ func (s *several) note(ring envelope.StreamID, server int) {
 }
 
 // part is the sequence of one server.
-func (s *several) part(ctx context.Context, q envelope.Query, p *part) iter.Seq2[envelope.Batch, error] {
+func (s *several) part(ctx context.Context, q envelope.Query, p *part, made *makers) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
 		last := envelope.StreamID(0)
 		for b, err := range p.Batches(ctx, s.query(q, p)) {
 			if b.Ring != last && b.Ring != 0 {
 				last = b.Ring
 				s.note(b.Ring, p.server)
+			}
+			if made != nil && err == nil {
+				b = made.once(b)
 			}
 			if !yield(b, err) {
 				return
@@ -108,7 +163,7 @@ func (s *several) part(ctx context.Context, q envelope.Query, p *part) iter.Seq2
 func (s *several) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	switch {
 	case len(s.parts) == 1:
-		return s.part(ctx, q, &s.parts[0])
+		return s.part(ctx, q, &s.parts[0], nil)
 	case !q.Follow:
 		return s.oneByOne(ctx, q)
 	}
@@ -123,9 +178,10 @@ func (s *several) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envel
 		}
 		steps := make(chan step)
 		taken := make(chan struct{}) // the memory was lent until now
+		made := &makers{read: make(map[envelope.StreamID]madeRead)}
 		for i := range s.parts {
 			running.Go(func() {
-				for b, err := range s.part(ctx, q, &s.parts[i]) {
+				for b, err := range s.part(ctx, q, &s.parts[i], made) {
 					select {
 					case steps <- step{b, err}:
 					case <-ctx.Done():
@@ -162,8 +218,9 @@ func (s *several) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envel
 func (s *several) oneByOne(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
 		var first error
+		made := &makers{read: make(map[envelope.StreamID]madeRead)}
 		for i := range s.parts {
-			for b, err := range s.part(ctx, q, &s.parts[i]) {
+			for b, err := range s.part(ctx, q, &s.parts[i], made) {
 				if err != nil {
 					if first == nil {
 						first = err
