@@ -13,10 +13,9 @@ func TestPutAllocates(t *testing.T) {
 	out := outbuf.New(func([]byte) error { return nil })
 	defer out.Close()
 	puts := map[string]func(envelope.Batch) error{
-		"websocket": (&tail{conn: &conn{out: out}}).put,
-		"protobuf":  protobuf.putter(out, time.UTC, true),
-		"text":      text.putter(out, time.UTC, true),
-		"ndjson":    ndjson.putter(out, time.UTC, true),
+		"protobuf": protobuf.putter(out, time.UTC, true),
+		"text":     text.putter(out, time.UTC, true),
+		"ndjson":   ndjson.putter(out, time.UTC, true),
 	}
 	for name, put := range puts {
 		// Per batch: a goroutine now and then. Nothing per record.

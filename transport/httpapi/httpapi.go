@@ -50,14 +50,13 @@ package httpapi
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/transport/access"
+	"github.com/cloudfoundry/loggregator/transport/internal/outlet"
 )
 
 // Defaults of Options.
@@ -109,30 +108,22 @@ func (o *Options) withDefaults() Options {
 
 // Handler serves the endpoints above.
 type Handler struct {
-	gate *access.Gate
-	opt  Options
-
-	ctx    context.Context // ends when Shutdown begins
-	cancel context.CancelFunc
-
-	mu      sync.Mutex
-	readers map[*reader]struct{}
-	running sync.WaitGroup // one for each of readers
+	gate    *access.Gate
+	opt     Options
+	readers *outlet.Readers
 
 	stalled, flooded, batches, records, bytes, missed atomic.Uint64
 }
 
 // reader is one tail or dump.
 type reader struct {
-	pass  *access.Pass
-	abort func() // ends it at once
+	*outlet.Reader
+	pass *access.Pass
 }
 
 // New returns a Handler to what is behind the gate.
 func New(gate *access.Gate, o *Options) *Handler {
-	h := &Handler{gate: gate, opt: o.withDefaults(), readers: make(map[*reader]struct{})}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
-	return h
+	return &Handler{gate: gate, opt: o.withDefaults(), readers: outlet.NewReaders()}
 }
 
 // Stats counts what a Handler did.
@@ -148,11 +139,8 @@ type Stats struct {
 
 // Stats returns the counters.
 func (h *Handler) Stats() Stats {
-	h.mu.Lock()
-	n := len(h.readers)
-	h.mu.Unlock()
 	return Stats{
-		Readers: n,
+		Readers: h.readers.Len(),
 		Flooded: h.flooded.Load(),
 		Stalled: h.stalled.Load(),
 		Batches: h.batches.Load(),
@@ -162,39 +150,18 @@ func (h *Handler) Stats() Stats {
 	}
 }
 
-var (
-	errClosing = errors.New("httpapi: shutting down")
-	errAborted = errors.New("httpapi: ended by the server")
-	errStalled = errors.New("httpapi: reader took nothing for too long")
-	errFlood   = errors.New("httpapi: reader sends too much")
-)
-
 // enter makes a reader of a pass, which must leave.
 func (h *Handler) enter(pass *access.Pass) (*reader, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.ctx.Err() != nil {
-		return nil, errClosing
+	r, err := h.readers.Enter()
+	if err != nil {
+		return nil, err
 	}
-	r := &reader{pass: pass}
-	h.readers[r] = struct{}{}
-	h.running.Add(1)
-	return r, nil
-}
-
-// onAbort says how to end r at once.
-func (h *Handler) onAbort(r *reader, abort func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	r.abort = abort
+	return &reader{r, pass}, nil
 }
 
 func (h *Handler) leave(r *reader) {
-	h.mu.Lock()
-	delete(h.readers, r)
-	h.mu.Unlock()
 	r.pass.Close()
-	h.running.Done()
+	r.Leave()
 }
 
 // Shutdown takes no more requests, writes out to every reader what was read for
@@ -202,36 +169,14 @@ func (h *Handler) leave(r *reader) {
 // the client to come again with its cursor. It returns when all are gone; those
 // that are not when ctx ends are cut off, and the error is ctx's.
 func (h *Handler) Shutdown(ctx context.Context) error {
-	h.mu.Lock()
-	h.cancel()
-	n := len(h.readers)
-	h.mu.Unlock()
-	if n > 0 {
+	if n := h.readers.Len(); n > 0 {
 		h.opt.Logger.Info("ending readers", "readers", n)
 	}
-	gone := make(chan struct{})
-	go func() {
-		h.running.Wait()
-		close(gone)
-	}()
-	select {
-	case <-gone:
-		return nil
-	case <-ctx.Done():
+	cut, err := h.readers.Shutdown(ctx)
+	if cut > 0 {
+		h.opt.Logger.Warn("cutting readers off", "readers", cut)
 	}
-	h.mu.Lock()
-	n = len(h.readers)
-	for r := range h.readers {
-		if r.abort != nil {
-			go r.abort() // closing a TLS connection can take seconds
-		}
-	}
-	h.mu.Unlock()
-	if n > 0 {
-		h.opt.Logger.Warn("cutting readers off", "readers", n)
-	}
-	<-gone
-	return ctx.Err()
+	return err
 }
 
 // Close is Shutdown without patience.
