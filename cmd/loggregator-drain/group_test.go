@@ -270,7 +270,6 @@ func TestGroupFlags(t *testing.T) {
 	drains := writeDrains(t, `{"drains":[]}`)
 	for _, tc := range []struct{ args, says string }{
 		{"-group-at http://127.0.0.1:1", "-group-at: is of no use without -group"},
-		{"-group g -positions p", "-positions: with -group, places are kept at the servers"},
 		{"-group g -read unix:///x", "-group-at: where is it for -read unix:///x"},
 		{"-group g -group-at ftp://x", "-group-at: addresses are like http://127.0.0.1:3460"},
 		{"-group g -group-at http://user:secret@x", "-group-at: addresses are like http://127.0.0.1:3460"},

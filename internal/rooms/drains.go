@@ -62,6 +62,8 @@ func (d *Drains) Open(src envelope.Source, tell envelope.Writer, lasting bool) (
 		}
 		if file := d.Flags.PositionsFile(); file != "" {
 			p.say("places", "kept in %s", file)
+		} else if d.Flags.Shared != nil {
+			p.say("places", "kept at the servers")
 		}
 		bindings := d.bindings()
 		p.reloads = append(p.reloads, func() string {

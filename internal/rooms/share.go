@@ -79,7 +79,7 @@ type Group struct {
 // the servers that it reads from.
 func NewGroup(p *Process, servers *Remote) *Group {
 	g := &Group{p: p, servers: servers}
-	p.Flags.StringVar(&g.name, "group", "", "`name` of the group of loggregator-drain processes that share the drains; empty: this one has them all, and keeps their places in -positions")
+	p.Flags.StringVar(&g.name, "group", "", "`name` of the group of loggregator-drain processes that share the drains; their places are kept at the servers then, and -positions is not used. Empty: this one has them all")
 	p.Flags.StringVar(&g.addrs, "group-at", "", "`URLs` of the servers' -share, one for each of -read, with commas between; empty: port "+sharePort+" of their hosts, https where -read says tls. TLS is that of -read")
 	p.checks = append(p.checks, func() error {
 		if g.name == "" {
@@ -90,9 +90,6 @@ func NewGroup(p *Process, servers *Remote) *Group {
 		}
 		if len(g.name) > share.MaxName {
 			return fmt.Errorf("-group: a name has at most %d bytes", share.MaxName)
-		}
-		if f := p.Flags.Lookup("positions"); f != nil && f.Value.String() != f.DefValue && f.Value.String() != "" {
-			return errors.New("-positions: with -group, places are kept at the servers")
 		}
 		_, err := g.urls()
 		return err
