@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/transport"
 )
 
 // BenchmarkReader publishes batches of ten records of 480 bytes of one source into
@@ -51,14 +52,23 @@ func BenchmarkReader(b *testing.B) {
 			}
 			b.SetBytes(int64(len(records) * tails))
 			b.ReportAllocs()
+			// As many records may be under way as there are at the start, so that from
+			// the first operation on what counts is what is delivered.
+			ahead := uint64(1000 + 50_000/tails)
 			begun, n := time.Now(), uint64(0)
 			done := func() uint64 { return (got.Load() + missed.Load()) / uint64(tails) }
-			for b.Loop() {
+			write := func() {
 				if err := router.WriteBatch(b.Context(), batch); err != nil {
 					b.Fatal(err)
 				}
 				n += 10
-				for n%640 == 0 && n-min(n, done()) > uint64(2000+100_000/tails) {
+			}
+			for n < ahead {
+				write()
+			}
+			for b.Loop() {
+				write()
+				for (tails > 100 || n%640 == 0) && n-min(n, done()) > ahead {
 					time.Sleep(50 * time.Microsecond)
 				}
 			}
@@ -73,6 +83,55 @@ func BenchmarkReader(b *testing.B) {
 			}
 			cancel()
 			running.Wait()
+		})
+	}
+}
+
+// BenchmarkReaderLatency is the way of one record from WriteBatch to a reader over
+// loopback TCP, which waits for it. The other one is that of a reader that sleeps at
+// the server.
+func BenchmarkReaderLatency(b *testing.B) {
+	for _, asleep := range []bool{false, true} {
+		b.Run(fmt.Sprintf("asleep=%v", asleep), func(b *testing.B) {
+			router := loggregator.New(nil)
+			defer router.Close()
+			o := &transport.EgressOptions{}
+			if asleep {
+				o.RestAfter = time.Microsecond
+			}
+			e, r := overTCP(b, router, o, nil)
+			ctx, cancel := context.WithCancel(b.Context())
+			got, done := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(done)
+				for b, err := range r.Batches(ctx, envelope.Query{Select: selectSource("app"), Follow: true}) {
+					if err != nil {
+						return
+					}
+					for range b.Count {
+						got <- struct{}{}
+					}
+				}
+			}()
+			eventually(b, "there", func() bool { return e.Stats().Queries == 1 && router.Stats().Readers == 1 })
+			var took time.Duration
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				if asleep {
+					for e.Stats().Asleep == 0 {
+						time.Sleep(20 * time.Microsecond)
+					}
+				}
+				begun := time.Now()
+				say(b, router, "app", n, 1)
+				<-got
+				took += time.Since(begun)
+				n++
+			}
+			b.ReportMetric(float64(took.Nanoseconds())/float64(n), "ns/record")
+			cancel()
+			<-done
 		})
 	}
 }
