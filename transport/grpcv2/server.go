@@ -188,7 +188,7 @@ func NewServer(w envelope.Writer, g *access.Gate, o *Options) *Server {
 		grpc.WaitForHandlers(true),
 	}
 	if s.opt.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(s.opt.TLS)))
+		opts = append(opts, grpc.Creds(gathered{credentials.NewTLS(s.opt.TLS)}))
 	}
 	s.grpc = grpc.NewServer(opts...)
 	if w != nil {
