@@ -204,8 +204,9 @@
 // That the receiver and the process that sends to it are killed at the same time is
 // the one case in which acknowledged lines may be missing: the next process does not
 // know what the receiver had not read. Where all servers and all processes end at
-// once, places are lost: drains begin again where their bindings say. A server that
-// was restarted gives no drain to another process for 3.25 s.
+// once, places are in the servers' files beside -recent-dir, as old as a second;
+// without that they are lost, as the records are. A server that was restarted gives
+// no drain to another process for 3.25 s.
 //
 // # Parameters of a drain URL
 //

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -264,6 +265,46 @@ func TestGroupOverMutualTLS(t *testing.T) {
 		}
 	}
 	p.stop(t)
+}
+
+// Servers and drains that all end in good order and begin again go on where they
+// were: rings and places outlive them in files.
+func TestGroupAllRestarted(t *testing.T) {
+	shop := startSink(t, receiver.Options{})
+	file := writeDrains(t, fmt.Sprintf(`{"drains":[{"app":"shop","url":"%s"}]}`, shop.URL()))
+	dir := filepath.Join(t.TempDir(), "recent")
+	for life := range 2 {
+		backend := processtest.Start(t, nil, "loggregator-server", "-recent-dir", dir, "-egress", "127.0.0.1:0", "-share", "127.0.0.1:0",
+			"-ingest", "127.0.0.1:0", "-ingest-udp=", "-v1-udp=", "-grpc=", "-ops", "127.0.0.1:0", "-budget", "16MiB")
+		find := func(pattern string) string {
+			t.Helper()
+			m := regexp.MustCompile(pattern).FindStringSubmatch(backend.Said())
+			if m == nil {
+				t.Fatalf("no %s in %s", pattern, backend.Said())
+			}
+			return m[1]
+		}
+		log := processtest.NewSender(t, "tcp://"+backend.Address("tcp"), "shop", nil)
+		log.Send(100 * (life + 1)) // in the second life there are as many again, and more
+		log.Flush()
+		at := &server{read: find(`daemons +(tcp://\S+)`), ingest: "tcp://" + backend.Address("tcp")}
+		p := startProcess(t, at, "-drains", file, "-group", "test", "-group-at", find(`share +(http://\S+)`))
+		p.out.find(t, "is running")
+		shop.until(t, fmt.Sprintf("line %d", 100*(life+1)-1))
+		p.stop(t)
+		backend.Signal(syscall.SIGTERM)
+		if code := backend.Wait(); code != 0 {
+			t.Errorf("the server ended with %d", code)
+		}
+	}
+	shop.Shutdown(t.Context())
+	count := make(map[string]int)
+	for _, line := range shop.got() {
+		count[line]++
+	}
+	if count["line 50"] != 2 || count["line 150"] != 1 { // once of each life
+		t.Errorf("%d and %d times", count["line 50"], count["line 150"])
+	}
 }
 
 func TestGroupFlags(t *testing.T) {

@@ -34,6 +34,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(ingest.Open(router), grpc.Open(ingest.Writer(), nil, nil), egress.Open(router), share.Open())
+		return errors.Join(ingest.Open(router), grpc.Open(ingest.Writer(), nil, nil), egress.Open(router), share.Open(rings.Dir()))
 	})
 }

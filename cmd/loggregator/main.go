@@ -49,6 +49,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 				receivers.Flags.Positions = filepath.Clean(dir) + ".positions"
 			}
 		}
-		return errors.Join(ingest.Open(router), grpc.Open(ingest.Writer(), gate, compat), people.Open(gate, compat), egress.Open(router), share.Open(), receivers.Open(router, router, rings.Dir() != ""))
+		return errors.Join(ingest.Open(router), grpc.Open(ingest.Writer(), gate, compat), people.Open(gate, compat), egress.Open(router), share.Open(rings.Dir()), receivers.Open(router, router, rings.Dir() != ""))
 	})
 }

@@ -20,9 +20,9 @@ type RegistryOptions struct {
 }
 
 // Registry says who holds what, see the package's doc. It is an http.Handler and
-// has no goroutines. Whoever reaches it may take everything, so its listener has
-// to see to it that only members do. All is in memory: a registry that is
-// restarted is told again.
+// has no goroutines but that of the file. Whoever reaches it may take everything, so its listener has
+// to see to it that only members do. All is in memory, unless there is a file for
+// notes: a registry that is restarted is told again.
 type Registry struct {
 	opts    RegistryOptions
 	boot    string
@@ -31,6 +31,12 @@ type Registry struct {
 	mu     sync.Mutex
 	groups map[string]*groupState
 	bytes  int64
+	noted  uint64 // counts notes that changed
+
+	// Of one with a file, see OpenRegistry; nil without.
+	stop, stopped chan struct{}
+	closing       sync.Once
+	fileErr       error
 }
 
 type groupState struct {
@@ -38,6 +44,10 @@ type groupState struct {
 	pieces  map[string]*piece
 	swept   time.Time
 	changes uint64 // of who wants or holds what
+}
+
+func newGroup(now time.Time) *groupState {
+	return &groupState{members: make(map[string]*memberState), pieces: make(map[string]*piece), swept: now}
 }
 
 type memberState struct {
@@ -135,6 +145,7 @@ func (r *Registry) take(q *request) (a answer, err error) {
 		if more := int64(len(note) - len(p.note)); more <= 0 || r.bytes+more <= r.opts.MaxBytes {
 			p.note = note
 			r.bytes += more
+			r.noted++
 		} else {
 			a.Refused = append(a.Refused, key)
 		}
@@ -197,7 +208,7 @@ func (r *Registry) session(g *groupState, q *request, now time.Time) (*memberSta
 		if err := r.room(int64(len(q.Group)) + pieceCost); err != nil {
 			return nil, nil, err
 		}
-		g = &groupState{members: make(map[string]*memberState), pieces: make(map[string]*piece), swept: now}
+		g = newGroup(now)
 		r.groups[q.Group] = g
 	}
 	if len(g.members) >= maxMembers {

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -613,6 +615,71 @@ func FuzzRegistry(f *testing.F) {
 						t.Errorf("%s: two holders", key)
 					}
 				}
+			}
+		}
+	})
+}
+
+// Notes outlive the registry, with a file; who held what does not.
+func TestNotesInFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "notes")
+		open := func() *Registry {
+			t.Helper()
+			r, err := OpenRegistry(file, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		s := &site{registry: open(), cut: make(map[string]bool)}
+		pieces := keys(20)
+		a := work(join("a", []*site{s}), pieces)
+		all(t, pieces, 1, a)
+		for _, key := range pieces[:10] {
+			a.Note(key, 0, "at "+key)
+		}
+		time.Sleep(3 * time.Second)
+		a.kill()
+		before := s.registry // which is killed: it is not closed before the next begins
+		s.mu.Lock()
+		s.registry = open()
+		s.mu.Unlock()
+		b := work(join("b", []*site{s}), pieces)
+		all(t, pieces, 1, b)
+		for i, key := range pieces {
+			want := ""
+			if i < 10 {
+				want = "at " + key
+			}
+			if got := b.Holds(key); len(got) != 1 || got[0].Note != want {
+				t.Errorf("%s: %+v", key, got)
+			}
+		}
+		b.Note(pieces[0], 0, "the last word")
+		time.Sleep(10 * time.Millisecond)
+		b.leave(t)
+		before.Close() // it has nothing new to say
+		if err := s.registry.Close(); err != nil {
+			t.Error(err)
+		}
+		last := open()
+		if p := last.groups["drains"].pieces[pieces[0]]; p.note != "the last word" || p.holder != nil {
+			t.Errorf("%+v", p)
+		}
+		bytes := last.bytes
+		time.Sleep(keepTime + time.Hour)
+		if st := last.Stats(); bytes == 0 || st.Bytes != 0 {
+			t.Errorf("%d bytes, and then %+v", bytes, st)
+		}
+		last.Close()
+		last.Close()
+		for _, text := range []string{"what", `{"a":1}`} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := OpenRegistry(file, nil); err == nil {
+				t.Errorf("%q is taken", text)
 			}
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -40,21 +41,33 @@ func NewShare(p *Process) *Share {
 }
 
 // Open serves a registry. Whoever reaches it is trusted as a member of any group.
-func (s *Share) Open() error {
+// Where the rings outlive the process in a directory, what members noted does so
+// beside it.
+func (s *Share) Open(dir string) error {
 	p := s.p
 	ln, config, err := p.open(s.door)
 	if err != nil || ln == nil {
 		return err
 	}
 	registry := share.NewRegistry(nil)
+	if dir != "" {
+		if registry, err = share.OpenRegistry(filepath.Clean(dir)+".shares", nil); err != nil {
+			return fmt.Errorf("-share: %w", err)
+		}
+	}
 	mux := http.NewServeMux()
 	mux.Handle(share.Path, registry)
 	server := daemon.HTTPServer(mux, p.Log)
 	server.TLSConfig, server.ReadTimeout, server.WriteTimeout = config, 30*time.Second, 30*time.Second
-	p.onStop(phaseOut, "drains that are shared", func(context.Context) error { return server.Close() }, nil)
+	p.onStop(phaseOut, "drains that are shared", func(context.Context) error { return errors.Join(server.Close(), registry.Close()) }, nil)
 	p.onPulse("share", func() { registry.Stats() })
 	p.figures = append(p.figures, func(add func(ops.Metric)) {
 		st := registry.Stats()
+		failing := 0.0
+		if registry.Err() != nil {
+			failing = 1
+		}
+		add(ops.Metric{Name: "share_file_failing", Help: "1 while the file beside -recent-dir, in which the places of drains outlive the process, cannot be written.", Value: failing})
 		add(ops.Metric{Name: "share_bytes", Help: "What the members of groups have kept here.", Value: float64(st.Bytes)})
 		for _, g := range st.Groups {
 			for name, value := range map[string]int{"share_members": len(g.Members), "share_pieces": g.Pieces, "share_held": g.Held} {
