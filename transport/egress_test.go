@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -562,4 +563,41 @@ func TestReaderAddresses(t *testing.T) {
 	if n != 30 {
 		t.Errorf("%d records", n)
 	}
+}
+
+// Windows grow for those who keep up, as far as all of them together may, and are
+// given back.
+func TestReaderWindows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, src := &faultnet.Network{}, newRings(100)
+		src.add(1, 50_000)
+		src.end()
+		startEgress(t, network, src, nil)
+		r, err := NewReader("tcp://server:1", &ReaderOptions{DialContext: network.DialContext, MaxBuffered: 300 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		var most int64
+		records := 0
+		var sequences sync.WaitGroup
+		var mu sync.Mutex
+		for range 4 {
+			sequences.Go(func() {
+				for b, err := range r.Batches(t.Context(), envelope.Query{Select: envelope.Everything}) {
+					if err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					records += b.Count
+					most = max(most, r.reserved.Load())
+					mu.Unlock()
+				}
+			})
+		}
+		sequences.Wait()
+		if records != 4*50_000 || most <= 4*firstWindow || most > 300<<10 || r.reserved.Load() != 0 {
+			t.Errorf("%d records, windows of %d, %d at the end", records, most, r.reserved.Load())
+		}
+	})
 }

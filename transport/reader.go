@@ -36,8 +36,12 @@ type ReaderOptions struct {
 	CurrentTLS func() *tls.Config
 
 	// Window bounds, in bytes, what a server may send of one query that has not
-	// been taken yet, beside one batch. Default 256 KiB.
+	// been taken yet, beside one batch. It is 32 KiB at first, and grows for a
+	// sequence that keeps up. Default 256 KiB.
 	Window int
+	// MaxBuffered bounds the windows of all queries together, as far as they have
+	// grown beyond 32 KiB. Default 512 MiB.
+	MaxBuffered int64
 	// HoldBytes bounds what a sequence holds while it waits until all servers have
 	// given their Last records. What goes beyond is left out, and told as missed.
 	// Default 32 MiB.
@@ -81,6 +85,7 @@ func (o *ReaderOptions) withDefaults() ReaderOptions {
 	}
 	c.TLS = only13(c.TLS)
 	c.Window = cmp.Or(max(c.Window, 0), 256<<10)
+	c.MaxBuffered = cmp.Or(max(c.MaxBuffered, 0), 512<<20)
 	c.HoldBytes = cmp.Or(max(c.HoldBytes, 0), 32<<20)
 	c.TellAfter = cmp.Or(max(c.TellAfter, 0), 2*time.Second)
 	c.DialTimeout = cmp.Or(max(c.DialTimeout, 0), 5*time.Second)
@@ -120,6 +125,7 @@ type Reader struct {
 	mu       sync.Mutex
 	watchers map[*watcher]struct{} // told when a server comes or goes
 
+	reserved atomic.Int64 // bytes of all windows
 	opened   atomic.Uint64
 	sequence atomic.Int64
 	records  atomic.Uint64
@@ -223,6 +229,21 @@ func (r *Reader) Close() error {
 	r.wg.Wait()
 	r.changed()
 	return nil
+}
+
+// firstWindow is that of a query that has not shown yet that it keeps up.
+const firstWindow = 32 << 10
+
+// reserve lets a window of so many bytes grow by more, if there is room for it.
+func (r *Reader) reserve(window, more int64) bool {
+	if window+more > int64(r.opts.Window) {
+		return false
+	}
+	if r.reserved.Add(more) > r.opts.MaxBuffered {
+		r.reserved.Add(-more)
+		return false
+	}
+	return true
 }
 
 // watch has w told when a server comes or goes, until unwatch.

@@ -297,8 +297,9 @@ func (s *readSession) queries() int {
 // begin opens a query. Notify is called, and must not block, when there is
 // something to take. Of a connection that is lost, the stream is over at once.
 func (s *readSession) begin(mode byte, q *envelope.Query, notify func()) *stream {
-	st := &stream{s: s, notify: notify, window: int64(s.m.r.opts.Window)}
+	st := &stream{s: s, notify: notify, window: int64(min(s.m.r.opts.Window, firstWindow))}
 	st.granted = st.window
+	s.m.r.reserved.Add(st.window)
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()

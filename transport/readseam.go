@@ -155,7 +155,7 @@ func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
 			if o.has || !late {
 				return true
 			}
-		case o.st != nil && o.taken-o.sounded > t.r.opts.Window/4 && !late:
+		case o.st != nil && o.taken-o.sounded > min(t.r.opts.Window, firstWindow)/4 && !late:
 			// It may have had more than it had credit for.
 			o.sound()
 			return true

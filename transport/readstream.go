@@ -97,6 +97,10 @@ func (st *stream) grant(n int) {
 		st.mu.Unlock()
 		return
 	}
+	if st.buf == nil && st.s.m.r.reserve(st.window, st.window) { // it keeps up
+		more += st.window
+		st.window *= 2
+	}
 	st.owed = 0
 	st.granted += more
 	st.mu.Unlock()
@@ -114,6 +118,8 @@ func (st *stream) drop() {
 	defer st.mu.Unlock()
 	freeBuffer(st.buf)
 	st.buf = nil
+	st.s.m.r.reserved.Add(-st.window)
+	st.window = 0
 }
 
 // cancel ends the query, if it has not ended.

@@ -34,7 +34,10 @@ import (
 // Of a query by single records, which ByTime merges, a cursor that was taken in
 // the middle of what a server gave at once may give a few of its records again.
 //
-// Query.Where is asked here, of what the servers have sent.
+// Query.Where is asked here, of what the servers have sent. Of a Query.Shard with
+// several members, what was under way to one whose connection broke is not read
+// again, and is not counted: the sources go over to the others from where the server
+// had sent them.
 func (r *Reader) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
 		t := newTail(r, q)
