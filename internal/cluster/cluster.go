@@ -136,7 +136,7 @@ func (c *Cluster) start(o *Options) error {
 		native, config := FreeAddr(), filepath.Join(o.Dir, fmt.Sprintf("agent-%d.yaml", i+1))
 		ops := add(&c.Agents, "agent", i, "daemon", config)
 		text, err := json.Marshal(map[string]any{ // YAML enough
-			"servers": ingest, "ops": ops, "memory": "64MiB", "state": filepath.Join(o.Dir, fmt.Sprintf("agent-%d", i+1)),
+			"servers": ingest, "ops": ops, "memory": "64MiB", "memory_dir": filepath.Join(o.Dir, fmt.Sprintf("agent-%d-memory", i+1)), "state": filepath.Join(o.Dir, fmt.Sprintf("agent-%d", i+1)),
 			"tls":    map[string]string{"ca": ca.File(), "cert": tls["agent"][0], "key": tls["agent"][1]},
 			"native": []any{map[string]string{"listen": "tcp://" + native}},
 		})
