@@ -19,7 +19,7 @@ import (
 const (
 	// leaveWait bounds how long it is waited that a receiver acknowledges what
 	// was written, before a drain goes to another process.
-	leaveWait = 2 * time.Second
+	leaveWait = 4 * time.Second
 	// gatherTime is how long it is waited for servers that have not said yet
 	// whose a drain is.
 	gatherTime = 2 * share.Interval

@@ -107,6 +107,20 @@ func owns(t *testing.T, n int, processes ...*process) time.Duration {
 	})
 }
 
+// takeovers is how often these processes took drains from one that did not give
+// them back.
+func takeovers(t *testing.T, processes ...*process) (n uint64) {
+	t.Helper()
+	for _, p := range processes {
+		g := p.group(t)
+		if g == nil {
+			t.Fatal("no answer")
+		}
+		n += g.Takeovers
+	}
+	return n
+}
+
 // Two and three processes share 20 drains of two servers under load, while one is
 // killed, one hangs and wakes up, one ends in good order, and a server's registry
 // forgets all: every line arrives, in order, and again only where a process was
@@ -158,13 +172,17 @@ func TestGroup(t *testing.T) {
 	owns(t, drains, a, b)
 	c := start()
 	owns(t, drains, a, b, c)
-	if n := again(); n > 0 {
-		t.Errorf("%d lines came again, though drains were only handed over", n)
+	handed := again()
+	switch expired := takeovers(t, a, b, c); {
+	case expired > 0: // the machine had no time for a process for longer than a lease
+		t.Logf("%d takeovers, %d lines came again", expired, handed)
+	case handed > 0:
+		t.Errorf("%d lines came again, though drains were only handed over", handed)
 	}
 
 	b.kill()
 	took := owns(t, drains, a, c)
-	killed := again()
+	killed := again() - handed
 	t.Logf("killed: taken over in %v, %d lines came again", took, killed)
 
 	c.Process.Signal(syscall.SIGSTOP)
@@ -172,7 +190,8 @@ func TestGroup(t *testing.T) {
 	c.Process.Signal(syscall.SIGCONT)
 	owns(t, drains, a, c)
 	hung := again()
-	t.Logf("hung: taken over in %v, %d lines came again", took, hung-killed)
+	t.Logf("hung: taken over in %v, %d lines came again", took, hung-handed-killed)
+	expired := takeovers(t, a, c)
 
 	one.stop()
 	one.open()
@@ -184,6 +203,8 @@ func TestGroup(t *testing.T) {
 	if g := a.group(t); g.Takeovers == 0 || g.Drains != drains || len(g.Servers) != 2 {
 		t.Errorf("%+v", g)
 	}
+	expired = takeovers(t, a, c) - expired
+	before := takeovers(t, c)
 	a.stop(t)
 	took = owns(t, drains, c)
 	close(done)
@@ -191,9 +212,10 @@ func TestGroup(t *testing.T) {
 	for i, k := range sinks {
 		k.until(t, fmt.Sprintf("app%d seq=%d", i, lines-1))
 	}
+	expired += takeovers(t, c) - before
 	c.stop(t)
 	t.Logf("stopped: taken over in %v", took)
-	if n := again(); n != hung {
+	if n := again(); n != hung && expired == 0 {
 		t.Errorf("%d lines came again for a server that was restarted and a process that was stopped", n-hung)
 	}
 	// What a process did in half a second, and three more while it hung: 100 lines a
