@@ -27,6 +27,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // A test binary that is started with this variable is a receiver, see
@@ -113,15 +114,6 @@ func (p *process) start() {
 func (p *process) end(s os.Signal) {
 	p.cmd.Process.Signal(s)
 	p.cmd.Wait()
-}
-
-func freeAddr(t *testing.T) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // restarts sends 5,000 lines a second from a router to a receiver that is ended
@@ -253,7 +245,7 @@ func TestT02ReceiverKilled20Times(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	file, addr := filepath.Join(t.TempDir(), "out"), freeAddr(t)
+	file, addr := filepath.Join(t.TempDir(), "out"), freeport.Addr()
 	p := &process{t: t, addr: addr, command: func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), receiverVariable+"="+addr+"|"+file)
@@ -270,7 +262,7 @@ func rsyslog(t *testing.T, input string) (p *process, file string) {
 		missing(t, "rsyslogd is not installed: ", err)
 	}
 	dir := t.TempDir()
-	p = &process{t: t, addr: freeAddr(t)}
+	p = &process{t: t, addr: freeport.Addr()}
 	_, port, _ := net.SplitHostPort(p.addr)
 	file = filepath.Join(dir, "out")
 	config := filepath.Join(dir, "rsyslog.conf")

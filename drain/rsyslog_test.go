@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // TestRsyslog sends to the receiver most people run.
@@ -23,12 +24,7 @@ func TestRsyslog(t *testing.T) {
 		}
 		t.Skip("rsyslogd is not installed: ", err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := ln.Addr().(*net.TCPAddr).Port
-	ln.Close()
+	_, port, _ := net.SplitHostPort(freeport.Addr())
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out")
 	config := filepath.Join(dir, "rsyslog.conf")
@@ -38,7 +34,7 @@ func TestRsyslog(t *testing.T) {
 global(workDirectory=%q maxMessageSize="128k" parser.escapeControlCharactersOnReceive="off")
 module(load="imtcp")
 template(name="parsed" type="string" string="%%hostname%%|%%app-name%%|%%procid%%|%%structured-data%%|%%msg:::drop-last-lf%%\n")
-input(type="imtcp" address="127.0.0.1" port="%d")
+input(type="imtcp" address="127.0.0.1" port="%s")
 action(type="omfile" file=%q template="parsed")
 `, dir, port, out), 0o600); err != nil {
 		t.Fatal(err)
@@ -74,7 +70,7 @@ action(type="omfile" file=%q template="parsed")
 		}
 		src.append(1, records...)
 	}
-	d := open(t, fmt.Sprintf("syslog://127.0.0.1:%d", port), src, &Options{Backoff: func(int) time.Duration { return 50 * time.Millisecond }})
+	d := open(t, fmt.Sprintf("syslog://127.0.0.1:%s", port), src, &Options{Backoff: func(int) time.Duration { return 50 * time.Millisecond }})
 	if err := d.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}

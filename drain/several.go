@@ -91,14 +91,14 @@ func newSeveral(parts []part, rings map[envelope.StreamID]int) (*several, envelo
 	return s, wakingSeveral{s}
 }
 
-// at gives the part of c that is about one server: of the rings those there, and
-// all makers.
+// at gives the part of c that is about one server: of the rings those that are there
+// or may be, and all makers.
 func (s *several) at(c envelope.Cursor, server int) envelope.Cursor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	part := envelope.Cursor{Rings: make(map[envelope.StreamID]uint64), Streams: c.Streams}
 	for ring, position := range c.Rings {
-		if known, ok := s.rings[ring]; ok && known == server {
+		if known, ok := s.rings[ring]; !ok || known == server {
 			part.Rings[ring] = position
 		}
 	}
@@ -266,8 +266,7 @@ func (s *several) behind(sel []envelope.Selector, at map[envelope.StreamID]uint6
 	return n, true
 }
 
-// merge takes more into c: places in rings that c does not know, and of makers the
-// further place.
+// merge takes more into c: of rings and of makers the further place.
 func merge(c *envelope.Cursor, more envelope.Cursor) {
 	if c.Rings == nil {
 		c.Rings = make(map[envelope.StreamID]uint64)
@@ -276,9 +275,7 @@ func merge(c *envelope.Cursor, more envelope.Cursor) {
 		c.Streams = make(map[envelope.StreamID]uint64)
 	}
 	for ring, position := range more.Rings {
-		if _, ok := c.Rings[ring]; !ok {
-			c.Rings[ring] = position
-		}
+		c.Rings[ring] = max(c.Rings[ring], position)
 	}
 	for stream, next := range more.Streams {
 		c.Streams[stream] = max(c.Streams[stream], next)

@@ -36,6 +36,12 @@ type Shared struct {
 	Group   string // the same name for all
 	Member  string // this process, for people
 	Servers []SharedServer
+
+	// Merge gives what several of the Servers hold, by their index, as one Source
+	// that knows where sources move between servers: what two of them have comes
+	// once, and what none has any more is missed. Default one in which a source that
+	// moves is told as missing where it went away.
+	Merge func(servers []int) envelope.Source
 }
 
 // SharedServer is one server of a group.
@@ -47,6 +53,7 @@ type SharedServer struct {
 // sharing is what a Set shares.
 type sharing struct {
 	set     *Set
+	merge   func(servers []int) envelope.Source // nil: there is none
 	name    string
 	member  *share.Member
 	sources []envelope.Source
@@ -79,7 +86,7 @@ func newSharing(s *Set, o *Shared) (*sharing, error) {
 	if o.Group == "" || len(o.Servers) == 0 {
 		return nil, errors.New("drain: a group has to have a name and servers")
 	}
-	h := &sharing{set: s, name: o.Group, wake: make(chan struct{}, 1), moving: make(chan struct{}, moves), units: make(map[string]*unit)}
+	h := &sharing{set: s, name: o.Group, merge: o.Merge, wake: make(chan struct{}, 1), moving: make(chan struct{}, moves), units: make(map[string]*unit)}
 	var servers []share.Server
 	for _, server := range o.Servers {
 		h.sources = append(h.sources, server.Source)
@@ -220,7 +227,9 @@ func (h *sharing) start(u *unit, holds []share.Hold) {
 		for _, at := range list {
 			c, _ := envelope.ParseCursor(at.Cursor)
 			for ring := range c.Rings {
-				u.rings[ring] = hold.Server
+				if h.merge == nil { // or every server keeps all of it
+					u.rings[ring] = hold.Server
+				}
 			}
 			if !same {
 				notes.join(at, c)
@@ -284,6 +293,17 @@ func (h *sharing) open(u *unit, b *bound) {
 	}
 	maps.Copy(b.rings, u.rings)
 	b.src, src = newSeveral(parts, b.rings)
+	since := b.since
+	if h.merge != nil {
+		var servers []int
+		for _, p := range parts {
+			servers = append(servers, p.server)
+			if since.IsZero() {
+				since = p.since // of what the cursor does not know
+			}
+		}
+		src = h.merge(servers)
+	}
 	leases := slices.Collect(maps.Values(u.leases))
 	until := func() time.Time {
 		end := leases[0].Until()
@@ -295,7 +315,7 @@ func (h *sharing) open(u *unit, b *bound) {
 		return end
 	}
 	b.noted = 0
-	if b.drain, b.err = b.Binding.openUntil(src, b.group.opts, b.start, b.since, until); b.err != nil {
+	if b.drain, b.err = b.Binding.openUntil(src, b.group.opts, b.start, since, until); b.err != nil {
 		b.drain = nil
 		return
 	}

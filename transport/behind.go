@@ -7,7 +7,11 @@ import "github.com/cloudfoundry/loggregator/envelope"
 // a source that at does not know counts with all that is held. Servers that are
 // away, or do not answer within ReaderOptions.AskTimeout, count nothing.
 func (r *Reader) Behind(sel []envelope.Selector, at map[envelope.StreamID]uint64) (records uint64) {
-	for _, m := range r.remotes {
+	return r.behind(r.remotes, sel, at)
+}
+
+func (r *Reader) behind(remotes []*remote, sel []envelope.Selector, at map[envelope.StreamID]uint64) (records uint64) {
+	for _, m := range remotes {
 		r.sources(m, sel, func(s envelope.SourceInfo) bool {
 			next := s.Gone + 1 + s.Held // the first record ever was number 1
 			from, known := at[s.Ring]

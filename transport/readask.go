@@ -12,12 +12,14 @@ import (
 // Wake implements envelope.Waker: f is called when any server has something to
 // read, and when a server comes or goes. It costs a server as much as a reader
 // that sleeps there.
-func (r *Reader) Wake(q envelope.Query, f func()) (stop func()) {
-	w := &sleeper{r: r, q: q, f: f, streams: make([]*stream, 0, len(r.remotes))}
+func (r *Reader) Wake(q envelope.Query, f func()) (stop func()) { return r.wake(r.remotes, q, f) }
+
+func (r *Reader) wake(remotes []*remote, q envelope.Query, f func()) (stop func()) {
+	w := &sleeper{r: r, q: q, f: f, streams: make([]*stream, 0, len(remotes))}
 	w.q.Where = nil
 	w.changed = w.woken
 	r.watch(&w.watcher)
-	for _, m := range r.remotes {
+	for _, m := range remotes {
 		if s := m.now(); s != nil {
 			w.streams = append(w.streams, s.begin(modeWake, &w.q, w.woken))
 		}

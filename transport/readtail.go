@@ -39,8 +39,12 @@ import (
 // again, and is not counted: the sources go over to the others from where the server
 // had sent them.
 func (r *Reader) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return r.batches(ctx, r.remotes, q)
+}
+
+func (r *Reader) batches(ctx context.Context, remotes []*remote, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
-		t := newTail(r, q)
+		t := newTail(r, remotes, q)
 		defer t.close()
 		if err := t.run(ctx, yield); err != nil && err != errLeft {
 			yield(envelope.Batch{}, err)
@@ -75,15 +79,15 @@ type tail struct {
 	lines   []envelope.Batch             // to be yielded next
 }
 
-func newTail(r *Reader, q envelope.Query) *tail {
+func newTail(r *Reader, remotes []*remote, q envelope.Query) *tail {
 	t := &tail{
-		r: r, q: q, opened: time.Now(), wake: make(chan struct{}, 1), parts: make([]part, len(r.remotes)),
+		r: r, q: q, opened: time.Now(), wake: make(chan struct{}, 1), parts: make([]part, len(remotes)),
 		at: q.Cursor.Clone(), resumed: !q.Cursor.IsZero(), past: true,
 	}
 	for i := range t.parts {
-		t.parts[i] = part{t: t, m: r.remotes[i], since: t.opened}
+		t.parts[i] = part{t: t, m: remotes[i], since: t.opened}
 		if !q.Follow { // whoever turns pages has waited for the server with the first
-			t.parts[i].since = r.remotes[i].awaySince(t.opened)
+			t.parts[i].since = remotes[i].awaySince(t.opened)
 		}
 	}
 	t.q.Where, t.q.Cursor = nil, envelope.Cursor{}

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // daemonProcess is a daemon under test.
@@ -230,19 +231,15 @@ func TestDaemonNewServer(t *testing.T) {
 // TestDaemonWaits: files wait while no server is there, and there is much more in
 // them than memory takes.
 func TestDaemonWaits(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := freeport.Addr()
 	dir := t.TempDir()
 	a := &appender{t: t, path: filepath.Join(dir, "shop.log")}
 	a.write(60_000) // 11 MB
 	d := startDaemon(t, fmt.Sprintf("servers: tcp://%s\nstate: %s/state\nmemory: 2MiB\nfiles:\n  - paths: %[2]s/{app}.log\n", addr, dir))
 	time.Sleep(300 * time.Millisecond) // it would take this long to lose them
-	if ln, err = net.Listen("tcp", addr); err != nil {
-		t.Skip(err) // somebody else has it now
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
 	}
 	s := serve(t, ln, nil)
 	eventually(t, func() bool { return s.router.Stats().Accepted >= uint64(a.next) }, func() string { return fmt.Sprintf("%+v", s.router.Stats()) })
@@ -338,18 +335,13 @@ func TestDaemonNobodyThere(t *testing.T) {
 // TestDaemonMemoryDir: with a directory for its memory, a daemon that is killed
 // has lost nothing of what nobody can ask for again.
 func TestDaemonMemoryDir(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := freeport.Addr()
 	dir, err := os.MkdirTemp("", "d")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	d := startDaemon(t, fmt.Sprintf("servers: tcp://%s\nmemory_dir: %s/memory\nops: %s\nsyslog:\n  - {listen: 'unix://%[2]s/s', app: shop}\n", addr, dir, freePort(t)))
+	d := startDaemon(t, fmt.Sprintf("servers: tcp://%s\nmemory_dir: %s/memory\nops: %s\nsyslog:\n  - {listen: 'unix://%[2]s/s', app: shop}\n", addr, dir, freeport.Addr()))
 	const lines = 1000
 	send := func(from int) {
 		conn, err := net.Dial("unix", dir+"/s")
@@ -386,8 +378,9 @@ func TestDaemonMemoryDir(t *testing.T) {
 	d.start()
 	send(lines)
 	taken(lines)
-	if ln, err = net.Listen("tcp", addr); err != nil {
-		t.Skip(err)
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
 	}
 	s := serve(t, ln, nil)
 	eventually(t, func() bool { times, _ := s.tally("shop"); return len(times) >= 2*lines }, d.out.String)
@@ -447,7 +440,7 @@ func TestDaemonDoors(t *testing.T) {
 	if err := os.WriteFile(tokens, []byte("t.1 heroku-app\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	logplex := freePort(t)
+	logplex := freeport.Addr()
 	d := startDaemon(t, fmt.Sprintf(`
 servers: %s
 tags: {zone: z1}
@@ -563,7 +556,7 @@ func TestDaemonTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	addr := freePort(t)
+	addr := freeport.Addr()
 	d := startDaemon(t, fmt.Sprintf("servers: %s\nnative:\n  - {listen: 'tls://%s', tls: {cert: %s, key: %s, ca: %[3]s}}\n", s.addr, addr, cert, key))
 	send := func(text string, flags ...string) error {
 		args := append([]string{"run", "-server", "tls://" + addr, "--app", "x", "-tls-ca", cert}, flags...)
@@ -578,14 +571,4 @@ func TestDaemonTLS(t *testing.T) {
 		t.Errorf("%q", lines)
 	}
 	d.end(syscall.SIGTERM)
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // peer is the path of a program that this test is made with.
@@ -41,7 +42,7 @@ func TestLogger(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	addr := freePort(t)
+	addr := freeport.Addr()
 	host, port, _ := strings.Cut(addr, ":")
 	d := startDaemon(t, fmt.Sprintf(`
 servers: %s
@@ -156,7 +157,7 @@ func TestWebServer(t *testing.T) {
 		}
 		return path
 	}
-	addr := freePort(t)
+	addr := freeport.Addr()
 	user, su := "", ""
 	if os.Getuid() == 0 {
 		user, su = "user root;", "su root root"

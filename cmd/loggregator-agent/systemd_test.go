@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // TestDaemonUnderSystemd plays systemd: it holds the socket of syslog, so that what
@@ -53,7 +55,7 @@ func TestDaemonUnderSystemd(t *testing.T) {
 			}
 		}
 	}
-	ops := freePort(t)
+	ops := freeport.Addr()
 	d := &daemonProcess{t: t, conf: filepath.Join(t.TempDir(), "agent.yaml")}
 	write := func(more string) {
 		config := fmt.Sprintf("servers: [%s]\nops: %s\nsyslog:\n  - listen: udp://%s\n    app: shop\n%s", s.addr, ops, pc.LocalAddr(), more)

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,19 +18,10 @@ import (
 	"github.com/cloudfoundry/loggregator"
 	"github.com/cloudfoundry/loggregator/emitter"
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 	"github.com/cloudfoundry/loggregator/internal/receiver"
 	"github.com/cloudfoundry/loggregator/transport"
 )
-
-func free(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
 
 var missing = regexp.MustCompile(`-- (\d+) lines? missed: .* --`)
 
@@ -57,7 +47,7 @@ func TestProtectedIngest(t *testing.T) {
 	keyFile := file("key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
 	caFile := file("ca.pem", ca)
 
-	ingest, people := free(t), free(t)
+	ingest, people := freeport.Addr(), freeport.Addr()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	said := &strings.Builder{}

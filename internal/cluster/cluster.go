@@ -10,19 +10,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/internal/certs"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // Options say what a Cluster is made of.
@@ -92,7 +90,7 @@ func (c *Cluster) start(o *Options) error {
 		return o.Via(name, addr)
 	}
 	add := func(to *[]*Daemon, kind string, i int, args ...string) string {
-		d := &Daemon{Name: fmt.Sprintf("%s-%d", kind, i+1), path: filepath.Join(o.Bin, "loggregator-"+kind), ops: FreeAddr()}
+		d := &Daemon{Name: fmt.Sprintf("%s-%d", kind, i+1), path: filepath.Join(o.Bin, "loggregator-"+kind), ops: freeport.Addr()}
 		d.Log = filepath.Join(o.Dir, d.Name+".log")
 		if kind != "agent" {
 			args = append(args, "-ops", d.ops)
@@ -102,7 +100,7 @@ func (c *Cluster) start(o *Options) error {
 		return d.ops
 	}
 
-	api := FreeAddr()
+	api := freeport.Addr()
 	c.API = "http://" + api
 	c.CF = &Daemon{Name: "cf", Log: filepath.Join(o.Dir, "cf.log"), path: filepath.Join(o.Bin, "cf"), args: []string{"-listen", api}}
 	if o.World != "" {
@@ -111,7 +109,7 @@ func (c *Cluster) start(o *Options) error {
 
 	var ingest, egress, share []string
 	for i := range number {
-		in, out, group := FreeAddr(), FreeAddr(), FreeAddr()
+		in, out, group := freeport.Addr(), freeport.Addr(), freeport.Addr()
 		args := slices.Concat(door("ingest", in, "agent,drain"), door("egress", out, "sink,drain"), door("share", group, "drain"))
 		add(&c.Servers, "server", i, append(args, "-ingest-udp=", "-v1-udp=", "-grpc=")...)
 		share = append(share, "https://"+via("share", group))
@@ -120,7 +118,7 @@ func (c *Cluster) start(o *Options) error {
 	}
 	read := append([]string{"-read", strings.Join(egress, ",")}, to("read-", "sink")...)
 	for i := range number {
-		people := FreeAddr()
+		people := freeport.Addr()
 		add(&c.Sinks, "sink", i, append(slices.Clip(read), "-http", people, "-grpc=", "-auth-cf", c.API, "-auth-uaa", c.API)...)
 		c.People = append(c.People, "http://"+people)
 	}
@@ -133,7 +131,7 @@ func (c *Cluster) start(o *Options) error {
 		}
 	}
 	for i := range number {
-		native, config := FreeAddr(), filepath.Join(o.Dir, fmt.Sprintf("agent-%d.yaml", i+1))
+		native, config := freeport.Addr(), filepath.Join(o.Dir, fmt.Sprintf("agent-%d.yaml", i+1))
 		ops := add(&c.Agents, "agent", i, "daemon", config)
 		text, err := json.Marshal(map[string]any{ // YAML enough
 			"servers": ingest, "ops": ops, "memory": "64MiB", "memory_dir": filepath.Join(o.Dir, fmt.Sprintf("agent-%d-memory", i+1)), "state": filepath.Join(o.Dir, fmt.Sprintf("agent-%d", i+1)),
@@ -184,22 +182,4 @@ func (c *Cluster) Token(user, password string) (string, error) {
 		return "", fmt.Errorf("%s gave %s no token: %s", c.API, user, resp.Status)
 	}
 	return answer.Token, nil
-}
-
-var given sync.Map // of FreeAddr
-
-// FreeAddr is an address of this machine at which nothing listens, another one
-// each time. Its port is below those that systems give to connections, one of
-// which would take it before a daemon does.
-func FreeAddr() string {
-	for {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
-		if _, before := given.LoadOrStore(addr, true); before {
-			continue
-		}
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
 }

@@ -84,10 +84,10 @@ type Remote struct {
 	All   bool // the process is not ready unless all are connected
 	Quiet bool // nothing is said within sequences of servers that are away
 
-	p       *Process
-	tls     *dialer
-	addr    string
-	readers []*transport.Reader
+	p      *Process
+	tls    *dialer
+	addr   string
+	reader *transport.Reader
 }
 
 // NewRemote adds the flags of the servers to read from.
@@ -109,71 +109,30 @@ func NewRemote(p *Process) *Remote {
 
 // Open connects to the servers, and does not wait for them.
 func (r *Remote) Open() (*transport.Reader, error) {
-	if err := r.open(r.addr); err != nil {
-		return nil, err
-	}
-	return r.readers[0], nil
-}
-
-// openEach is Open with a reader for each server, in their order.
-func (r *Remote) openEach() ([]*transport.Reader, error) {
-	if err := r.open(strings.Split(r.addr, ",")...); err != nil {
-		return nil, err
-	}
-	return r.readers, nil
-}
-
-func (r *Remote) open(addrs ...string) error {
 	p := r.p
 	current, err := r.tls.open(p)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, addr := range addrs {
-		reader, err := transport.NewReader(strings.TrimSpace(addr), &transport.ReaderOptions{CurrentTLS: current, Quiet: r.Quiet, Logger: p.Log})
-		if err != nil {
-			return fmt.Errorf("-read: %w", err)
-		}
-		r.readers = append(r.readers, reader)
-		p.onStop(phaseLast, "servers", func(context.Context) error { return reader.Close() }, nil)
-		p.onPulse("servers", func() { reader.Stats() })
+	if r.reader, err = transport.NewReader(r.addr, &transport.ReaderOptions{CurrentTLS: current, Quiet: r.Quiet, Logger: p.Log}); err != nil {
+		return nil, fmt.Errorf("-read: %w", err)
 	}
+	p.onStop(phaseLast, "servers", func(context.Context) error { return r.reader.Close() }, nil)
+	p.onPulse("servers", func() { r.reader.Stats() })
 	p.ready = append(p.ready, r.isReady)
 	p.figures = append(p.figures, r.figures)
 	p.reports = append(p.reports, func(out io.Writer) {
-		s := r.stats()
+		s := r.reader.Stats()
 		fmt.Fprintf(out, "Stopped. Read %d records from servers, and was told of %d missed.\n", s.Records, s.Missed)
 	})
 	p.say("from", "%s", r.addr)
-	return nil
-}
-
-// stats are those of all readers.
-func (r *Remote) stats() (sum transport.ReaderStats) {
-	for _, reader := range r.readers {
-		s := reader.Stats()
-		sum.Sequences += s.Sequences
-		sum.Opened += s.Opened
-		sum.Records += s.Records
-		sum.Bytes += s.Bytes
-		sum.Missed += s.Missed
-		sum.Repeated += s.Repeated
-		sum.Reconnects += s.Reconnects
-	}
-	return sum
-}
-
-func (r *Remote) servers() (list []transport.ReaderServer) {
-	for _, reader := range r.readers {
-		list = append(list, reader.Servers()...)
-	}
-	return list
+	return r.reader, nil
 }
 
 // isReady says nil while a server is connected, or all are.
 func (r *Remote) isReady() error {
 	var errs []error
-	for _, s := range r.servers() {
+	for _, s := range r.reader.Servers() {
 		if s.Connected && !r.All {
 			return nil
 		}
@@ -189,7 +148,7 @@ func (r *Remote) figures(add func(ops.Metric)) {
 	figure := func(name, help string, value float64, labels ...string) {
 		add(ops.Metric{Name: name, Help: help, Value: value, Labels: labels})
 	}
-	s := r.stats()
+	s := r.reader.Stats()
 	figure("read_sequences", "Readers of the servers: tails, dumps, streams.", float64(s.Sequences))
 	figure("read_queries_total", "Queries opened at servers, anew after a broken connection included.", float64(s.Opened))
 	figure("read_records_total", "Records read from servers, each reader counted.", float64(s.Records))
@@ -197,7 +156,7 @@ func (r *Remote) figures(add func(ops.Metric)) {
 	figure("read_missed_total", "Records that readers were told they missed.", float64(s.Missed))
 	figure("read_repeated_total", "Records that came from two servers and were left out once.", float64(s.Repeated))
 	figure("read_reconnects_total", "Connections to servers after the first.", float64(s.Reconnects))
-	for _, server := range r.servers() {
+	for _, server := range r.reader.Servers() {
 		connected := 0.0
 		if server.Connected {
 			connected = 1

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cloudfoundry/loggregator/drain"
 	"github.com/cloudfoundry/loggregator/drain/share"
+	"github.com/cloudfoundry/loggregator/envelope"
 	"github.com/cloudfoundry/loggregator/internal/daemon"
 	"github.com/cloudfoundry/loggregator/internal/ops"
 )
@@ -153,14 +154,15 @@ func (g *Group) Open() (*drain.Shared, error) {
 	if err != nil {
 		return nil, err
 	}
-	readers, err := g.servers.openEach()
+	reader, err := g.servers.Open()
 	if err != nil {
 		return nil, err
 	}
 	host, _ := os.Hostname()
 	shared := &drain.Shared{Group: g.name, Member: fmt.Sprintf("%.200s:%d", host, os.Getpid())}
+	shared.Merge = func(servers []int) envelope.Source { return reader.Of(servers...) }
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	for i, reader := range readers {
+	for i := range urls {
 		t := &http.Transport{
 			DialContext: dialer.DialContext,
 			DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) { // certificates can be replaced
@@ -169,7 +171,7 @@ func (g *Group) Open() (*drain.Shared, error) {
 			MaxIdleConnsPerHost: 1,
 			IdleConnTimeout:     time.Minute,
 		}
-		shared.Servers = append(shared.Servers, drain.SharedServer{Source: reader, Server: share.Server{
+		shared.Servers = append(shared.Servers, drain.SharedServer{Source: reader.Of(i), Server: share.Server{
 			Name: urls[i], URL: urls[i] + share.Path, HTTP: &http.Client{Transport: t},
 		}})
 	}

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cloudfoundry/loggregator/internal/cluster"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // printed is what the programs of the benchmarks print: lines of about 190
@@ -145,10 +145,10 @@ func BenchmarkChain(b *testing.B) {
 func BenchmarkRun(b *testing.B) {
 	w := newWorld(b)
 	w.serve()
-	hung := cluster.FreeAddr()
+	hung := freeport.Addr()
 	ln := listen(b, hung)
 	defer ln.Close()
-	for name, server := range map[string]string{"up": w.ingest, "down": cluster.FreeAddr(), "hung": hung} {
+	for name, server := range map[string]string{"up": w.ingest, "down": freeport.Addr(), "hung": hung} {
 		b.Run("server="+name, func(b *testing.B) {
 			var agent, cat, keep time.Duration
 			kept := inMemory(b)

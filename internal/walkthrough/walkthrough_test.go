@@ -26,7 +26,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cloudfoundry/loggregator/internal/cluster"
+	"github.com/cloudfoundry/loggregator/internal/freeport"
 )
 
 // bin builds the commands once.
@@ -65,7 +65,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, dir: t.TempDir(), bin: dir, ingest: cluster.FreeAddr(), v1: cluster.FreeAddr(), people: cluster.FreeAddr(), ops: cluster.FreeAddr()}
+	return &world{t: t, dir: t.TempDir(), bin: dir, ingest: freeport.Addr(), v1: freeport.Addr(), people: freeport.Addr(), ops: freeport.Addr()}
 }
 
 // process is a program that was started, and what it has said.
@@ -258,7 +258,7 @@ func everyLineEverywhere(t *testing.T, w *world, serve func()) {
 	tail := w.follow("tail", "--space=prod")
 
 	began := time.Now()
-	webAddr := cluster.FreeAddr()
+	webAddr := freeport.Addr()
 	webServer := w.agent("web", "prod", "web "+webAddr)
 	printer := w.agent("printer", "prod", "printer "+strconv.Itoa(printed))
 	odd := w.agent("odd", "staging", "odd")
@@ -612,7 +612,7 @@ module(load="imtcp")
 template(name="parsed" type="string" string="%%timereported:::date-rfc3339%%|%%syslogseverity%%|%%app-name%%|%%procid%%|%%msg:::drop-last-lf%%\n")
 `, dir)
 	for i := range inputs {
-		addr := cluster.FreeAddr()
+		addr := freeport.Addr()
 		_, port, _ := net.SplitHostPort(addr)
 		file := filepath.Join(dir, fmt.Sprintf("syslog%d", i+1))
 		r.addrs, r.files = append(r.addrs, addr), append(r.files, file)
