@@ -83,7 +83,7 @@ func (t *tail) wants(b *envelope.Batch) bool {
 // sources go on: two servers may each have what the other waits for.
 func (p *part) ready(now time.Time) *head {
 	t := p.t
-	if len(t.parts) == 1 {
+	if !t.several {
 		if p.has {
 			return &p.head
 		}

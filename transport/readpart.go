@@ -151,7 +151,7 @@ func (p *part) query() envelope.Query {
 		q.Last, q.Since, q.History = 0, time.Time{}, false
 	case !q.Follow, p.opens == 0 && !p.late, q.Last > 0 && p.t.holding:
 	default: // it comes late, or was lost before it began
-		if q.Last = 0; q.Since.IsZero() && !q.History {
+		if q.Last = 0; q.Since.IsZero() && !q.History && !p.t.resumed {
 			q.Since = p.t.opened
 		}
 	}

@@ -8,7 +8,8 @@ import (
 )
 
 // Some is some of a Reader's servers: a Source of what these hold, with the
-// connections of the Reader.
+// connections of the Reader. What their numbers skip may be at the others; it is
+// told as missed, and does not come when these are read too with the same cursor.
 type Some struct {
 	r       *Reader
 	remotes []*remote

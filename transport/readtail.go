@@ -66,6 +66,7 @@ type tail struct {
 	parts  []part
 
 	at      envelope.Cursor
+	several bool // sources may have been at other servers, read here or not
 	resumed bool // it began with a cursor
 	holes   holes
 	ages    ages
@@ -82,7 +83,7 @@ type tail struct {
 func newTail(r *Reader, remotes []*remote, q envelope.Query) *tail {
 	t := &tail{
 		r: r, q: q, opened: time.Now(), wake: make(chan struct{}, 1), parts: make([]part, len(remotes)),
-		at: q.Cursor.Clone(), resumed: !q.Cursor.IsZero(), past: true,
+		at: q.Cursor.Clone(), several: len(r.remotes) > 1, resumed: !q.Cursor.IsZero(), past: true,
 	}
 	for i := range t.parts {
 		t.parts[i] = part{t: t, m: remotes[i], since: t.opened}
@@ -251,7 +252,7 @@ func (t *tail) next(now time.Time) (envelope.Batch, bool) {
 		return envelope.Batch{}, false
 	}
 	b := p.give(h, limit)
-	if len(t.parts) > 1 {
+	if t.several {
 		t.pass(h, &b)
 	}
 	t.advance(b, p, now)

