@@ -161,18 +161,20 @@ func (m *Member) Note(key string, server int, note string) {
 }
 
 // Release gives a piece back to a registry, with a last note if that is not empty.
-// Who releases does not work with it any more.
+// Who releases does not work with it any more: releasing it again does nothing.
 func (m *Member) Release(key string, server int, note string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.peers[server]
+	h := p.held[key]
+	if h == nil || h.release {
+		return
+	}
 	if note != "" {
 		p.note(key, note)
 	}
-	if h := p.held[key]; h != nil {
-		h.release = true
-		signal(p.kick)
-	}
+	h.release = true
+	signal(p.kick)
 }
 
 // Shutdown gives all pieces back, with the last notes, and leaves the group. When

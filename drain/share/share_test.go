@@ -230,7 +230,7 @@ func TestShareAndTakeOver(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		all(t, pieces, 2, a, b, c)
 		for _, w := range []*worker{a, b, c} {
-			if n := owned(w, pieces) / 2; n < 8 || n > 35 {
+			if n := owned(w, pieces) / 2; n < 4 || n > 45 {
 				t.Errorf("%s has %d of %d", w.name, n, len(pieces))
 			}
 		}
@@ -416,22 +416,22 @@ func TestCutOffFromSome(t *testing.T) {
 // Not all want the same; what one wants alone is its own.
 func TestWants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sites, pieces := newSites(1), keys(20)
-		a, b := work(join("a", sites), pieces), work(join("b", sites), pieces[:10])
+		sites, pieces := newSites(1), keys(60)
+		a, b := work(join("a", sites), pieces), work(join("b", sites), pieces[:40])
 		all(t, pieces, 1, a, b)
-		for _, key := range pieces[10:] {
+		for _, key := range pieces[40:] {
 			if len(a.works(key)) != 1 {
 				t.Errorf("%s is not a's", key)
 			}
 		}
-		key := first(t, a, pieces[:10])
+		key := first(t, a, pieces[:40])
 		a.Release(key, 0, "done")
-		a.Want(pieces[10:])
+		a.Want(pieces[40:])
 		a.Want(pieces) // before anybody was told
 		time.Sleep(time.Second)
 		all(t, pieces, 1, a, b)
 		a.Release(key, 0, "done")
-		a.Want(pieces[10:])
+		a.Want(pieces[40:])
 		time.Sleep(time.Second)
 		if got := b.Holds(key); len(got) != 1 || got[0].Note != "done" || got[0].After != Released {
 			t.Errorf("%+v", got)
