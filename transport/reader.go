@@ -239,11 +239,15 @@ func (r *Reader) reserve(window, more int64) bool {
 	if window+more > int64(r.opts.Window) {
 		return false
 	}
-	if r.reserved.Add(more) > r.opts.MaxBuffered {
-		r.reserved.Add(-more)
-		return false
+	for {
+		now := r.reserved.Load()
+		if now+more > r.opts.MaxBuffered {
+			return false
+		}
+		if r.reserved.CompareAndSwap(now, now+more) {
+			return true
+		}
 	}
-	return true
 }
 
 // watch has w told when a server comes or goes, until unwatch.
