@@ -237,9 +237,12 @@ func (r *Router) forget(src *source) {
 }
 
 // MarkMissed makes the line that tells of records lost on the way here.
-func (s *source) MarkMissed(n uint64, why envelope.Reason) []byte {
+func (s *source) MarkMissed(n uint64, why envelope.Reason, of envelope.Numbers) []byte {
 	fixed := envelope.Identity{SourceID: s.id}.Encode()
 	fixed = append(fixed, s.place.Load().tags...)
+	if of.Stream != 0 {
+		fixed = fixed.AppendTag(envelope.TagNumbers, of.String())
+	}
 	return envelope.AppendMissed(nil, fixed, time.Now().UnixNano(), n, why.String())
 }
 

@@ -34,9 +34,12 @@ const (
 	TagSourceType = "source_type"
 
 	// TagMissed stands on lines with source type LGR by which Loggregator tells
-	// that lines are missing: their number, in decimal. TagReason says why.
-	TagMissed = "missed"
-	TagReason = "missed_reason"
+	// that lines are missing: their number, in decimal. TagReason says why, and
+	// TagNumbers among which of a maker's records they are, see Numbers: of several
+	// servers another one may have them.
+	TagMissed  = "missed"
+	TagReason  = "missed_reason"
+	TagNumbers = "missed_numbers"
 )
 
 // SourceTypeLGR marks the lines that Loggregator itself writes into an
@@ -217,6 +220,38 @@ func AppendMissed(dst []byte, f Fixed, timestamp int64, n uint64, reason string)
 		lines = " line is missing here: "
 	}
 	return AppendLog(dst, f, timestamp, Err, []byte(number+lines+reason))
+}
+
+// Numbers are those of one maker's records, from First and before Next.
+type Numbers struct {
+	Stream      StreamID
+	First, Next uint64
+}
+
+// String is what stands in TagNumbers.
+func (n Numbers) String() string {
+	b := strconv.AppendUint(nil, uint64(n.Stream), 16)
+	b = strconv.AppendUint(append(b, ':'), n.First, 10)
+	return string(strconv.AppendUint(append(b, ':'), n.Next, 10))
+}
+
+// MissedNumbers reads TagNumbers; ok if e has it, and it is such numbers.
+func (e Envelope) MissedNumbers() (n Numbers, ok bool) {
+	v, ok := e.Tag(TagNumbers)
+	if !ok {
+		return Numbers{}, false
+	}
+	part := strings.SplitN(string(v), ":", 3)
+	if len(part) != 3 {
+		return Numbers{}, false
+	}
+	stream, err1 := strconv.ParseUint(part[0], 16, 64)
+	first, err2 := strconv.ParseUint(part[1], 10, 64)
+	next, err3 := strconv.ParseUint(part[2], 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil || stream == 0 || first >= next {
+		return Numbers{}, false
+	}
+	return Numbers{StreamID(stream), first, next}, true
 }
 
 // Missed reads what AppendMissed wrote: ok if e is such a line.

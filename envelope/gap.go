@@ -124,7 +124,7 @@ func (b Batch) AppendGapRecords(dst []byte, sourceID string, timestamp int64) (_
 		r, _ := e.Route()
 		f = f.AppendSource(string(r.SourceID), "")
 		for k, v := range e.Tags() {
-			if s := string(k); s != TagMissed && s != TagReason { // of a line that tells of others
+			if s := string(k); s != TagMissed && s != TagReason && s != TagNumbers { // of a line that tells of others
 				f = f.AppendTag(s, string(v))
 			}
 		}

@@ -11,7 +11,7 @@ import (
 // told is a Marker that keeps what was told.
 type told []string
 
-func (m *told) MarkMissed(n uint64, why envelope.Reason) []byte {
+func (m *told) MarkMissed(n uint64, why envelope.Reason, _ envelope.Numbers) []byte {
 	*m = append(*m, fmt.Sprintf("%d %s", n, why))
 	return envelope.AppendRecord(nil, []byte{0x08, byte(n)})
 }

@@ -48,9 +48,10 @@ type Ring struct {
 }
 
 // Marker makes the record that tells readers of n records lost on the way to
-// this ring. It is called under the store's lock and must not call it.
+// this ring: those of these numbers, or some of them; of zero, nobody knows of
+// which. It is called under the store's lock and must not call it.
 type Marker interface {
-	MarkMissed(n uint64, why envelope.Reason) []byte
+	MarkMissed(n uint64, why envelope.Reason, of envelope.Numbers) []byte
 }
 
 // Appended is what became of a batch.
@@ -109,6 +110,7 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	records, number := b.Records, b.First
 	done.Said = b.Missed
 	gap := uint64(0) // missing by the numbers, and nobody said so
+	var missing envelope.Numbers
 	var from *origin
 	fresh := false
 	if b.Stream != 0 {
@@ -134,6 +136,7 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 			if !known {
 				from.begin = next
 			}
+			missing = envelope.Numbers{Stream: b.Stream, First: next, Next: b.First}
 			gap = b.First - next
 			gap -= min(gap, b.Told)
 			done.Said, gap = r.missed(&b, b.First-next, gap)
@@ -147,7 +150,14 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 		if b.Missed == 0 {
 			why = b.Reason
 		}
-		by.told = r.tell(done.Said, b.Reason, mark, now, &done) + r.tell(gap, why, mark, now, &done)
+		said, rest := missing, missing
+		if several(&b) {
+			said = envelope.Numbers{}
+		} else if done.Said > 0 {
+			said.First = max(missing.First, missing.Next-min(missing.Next, done.Said))
+			rest.Next = said.First
+		}
+		by.told = r.tell(done.Said, b.Reason, said, mark, now, &done) + r.tell(gap, why, rest, mark, now, &done)
 	}
 	if b.Stream == 0 {
 		by.stream, by.number = r.id, r.local
@@ -187,12 +197,16 @@ func (r *Ring) Append(b envelope.Batch, mark Marker) (done Appended) {
 	return done
 }
 
-// tell adds the record that tells of n lost ones, and returns n if it could.
-func (r *Ring) tell(n uint64, why envelope.Reason, mark Marker, now int64, done *Appended) uint64 {
+// tell adds the record that tells of n lost ones, among these numbers, and returns n
+// if it could.
+func (r *Ring) tell(n uint64, why envelope.Reason, of envelope.Numbers, mark Marker, now int64, done *Appended) uint64 {
 	if n == 0 {
 		return 0
 	}
-	record := mark.MarkMissed(n, why)
+	if of.First == of.Next {
+		of = envelope.Numbers{}
+	}
+	record := mark.MarkMissed(n, why, of)
 	if record == nil {
 		return 0
 	}

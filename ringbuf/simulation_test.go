@@ -58,7 +58,7 @@ type simulation struct {
 
 type markRecord struct{}
 
-func (m markRecord) MarkMissed(n uint64, why envelope.Reason) []byte {
+func (m markRecord) MarkMissed(n uint64, why envelope.Reason, _ envelope.Numbers) []byte {
 	return envelope.AppendRecord(nil, binary.AppendUvarint([]byte{0x08}, n*uint64(envelope.Reasons)+uint64(why)))
 }
 
@@ -322,7 +322,7 @@ func (m *simulation) append(r *modelRing) {
 		t.Fatalf("append: %+v, want %d repeated, %d lost", done, skip, lost)
 	}
 	if done.Marked > 0 {
-		r.records = append(r.records, modelRecord{r.ring.id, r.local, markRecord{}.MarkMissed(lost, 0)})
+		r.records = append(r.records, modelRecord{r.ring.id, r.local, markRecord{}.MarkMissed(lost, 0, envelope.Numbers{})})
 		r.local++
 	}
 	refused := uint64(0)

@@ -37,6 +37,17 @@ func (h holes) within(stream envelope.StreamID, first, next, given uint64) (from
 	return min(from, next), to
 }
 
+// left is how many of these numbers are not given yet.
+func (h holes) left(of envelope.Numbers, given uint64) (n uint64) {
+	n = of.Next - min(max(of.First, given), of.Next)
+	for _, r := range h[of.Stream] {
+		if lo, hi := max(of.First, r.first), min(of.Next, r.next, given); lo < hi {
+			n += hi - lo
+		}
+	}
+	return n
+}
+
 // fill takes numbers that are given out of the holes.
 func (h holes) fill(stream envelope.StreamID, first, next uint64) {
 	var left []run

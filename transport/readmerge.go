@@ -41,8 +41,13 @@ func (p *part) admit(b envelope.Batch) {
 		b.Reset, p.reset = b.Reset || p.reset, false
 	}
 	p.has, p.head = true, head{batch: b}
+	p.head.retime(t)
+}
+
+// retime is note where that is asked for.
+func (h *head) retime(t *tail) {
 	if t.merging {
-		p.head.note()
+		h.note()
 	}
 }
 
@@ -237,9 +242,7 @@ func (p *part) give(h *head, limit int64) envelope.Batch {
 	}
 	h.batch.Records, h.batch.Count = rest, b.Count-n
 	h.batch.Missed, h.batch.Told, h.batch.From, h.batch.Begin, h.batch.Reset = 0, 0, 0, 0, false
-	if p.t.merging {
-		h.note()
-	}
+	h.retime(p.t)
 	return first
 }
 

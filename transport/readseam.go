@@ -17,6 +17,9 @@ import (
 func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 	b := &h.batch
 	h.extra, h.spare = 0, t.spare[b.Ring]
+	if t.doubt(p, h, now) {
+		return true
+	}
 	if b.Stream == 0 || b.Stream == b.Ring || !t.q.Until.IsZero() {
 		return false
 	}
