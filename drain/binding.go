@@ -125,12 +125,13 @@ func (b Binding) check(o *Options) error {
 
 // open opens the drain at from, or if that is empty where the binding says.
 func (b Binding) open(src envelope.Source, o *Options, from envelope.Cursor) (*Drain, error) {
-	return b.openUntil(src, o, from, time.Time{}, nil)
+	return b.openAgain(src, o, from, time.Time{}, nil, gap{})
 }
 
-// openUntil is open with nothing that is older than since, if that is set, in
-// place of what the binding says, and for no longer than until says.
-func (b Binding) openUntil(src envelope.Source, o *Options, from envelope.Cursor, since time.Time, until func() time.Time) (*Drain, error) {
+// openAgain is open with nothing that is older than since, if that is set, in
+// place of what the binding says, for no longer than until says, and with what the
+// receiver is yet to be told of.
+func (b Binding) openAgain(src envelope.Source, o *Options, from envelope.Cursor, since time.Time, until func() time.Time, owed gap) (*Drain, error) {
 	q, err := b.query()
 	if err != nil {
 		return nil, err
@@ -142,7 +143,7 @@ func (b Binding) openUntil(src envelope.Source, o *Options, from envelope.Cursor
 	if !since.IsZero() {
 		q.Since, q.History = since, false
 	}
-	return openUntil(b.URL, src, q, o, until)
+	return openAgain(b.URL, src, q, o, until, owed)
 }
 
 // listed is one entry of a provider's answer: a binding, or why it is none.

@@ -109,11 +109,13 @@ type Drain struct {
 // The source has to number its records, as all Sources of this module do,
 // because a drain goes back to a number after a failure.
 func Open(url string, src envelope.Source, q envelope.Query, o *Options) (*Drain, error) {
-	return openUntil(url, src, q, o, nil)
+	return openAgain(url, src, q, o, nil, gap{})
 }
 
-// openUntil is Open with a lease: until says until when the drain may write.
-func openUntil(url string, src envelope.Source, q envelope.Query, o *Options, until func() time.Time) (*Drain, error) {
+// openAgain is Open of a drain that has been open elsewhere: with a lease, unless
+// until is nil, that says until when it may write, and with what the receiver is yet
+// to be told of.
+func openAgain(url string, src envelope.Source, q envelope.Query, o *Options, until func() time.Time, owed gap) (*Drain, error) {
 	t, err := parseURL(url)
 	if err != nil {
 		return nil, err
@@ -154,6 +156,8 @@ func openUntil(url string, src envelope.Source, q envelope.Query, o *Options, un
 		good:    clone(q.Cursor),
 		seen:    make(map[envelope.StreamID]uint32),
 		aged:    d.opened,
+		untold:  owed,
+		owe:     owed,
 		tell:    opts.Tell != nil && !selectsAll(q.Select),
 	}
 	if until != nil {
@@ -194,6 +198,20 @@ func (d *Drain) Cursor() envelope.Cursor {
 	d.feed.mu.Lock()
 	defer d.feed.mu.Unlock()
 	return clone(d.feed.good)
+}
+
+// place is Cursor, and what was missed before it and is yet to be told.
+func (d *Drain) place() (envelope.Cursor, gap) {
+	d.feed.mu.Lock()
+	defer d.feed.mu.Unlock()
+	return clone(d.feed.good), d.feed.owe
+}
+
+// owed is what place says is yet to be told.
+func (d *Drain) owed() gap {
+	d.feed.mu.Lock()
+	defer d.feed.mu.Unlock()
+	return d.feed.owe
 }
 
 // UndeliveredError says that a drain ended before it had sent everything.

@@ -78,6 +78,7 @@ type feed struct {
 	owed     uint64                       // records to be read again after going back
 	previous int64                        // timestamp of the last record formatted
 	untold   gap                          // of which the receiver was not told yet
+	owe      gap                          // the same, as far as good has come, or what the lease has taken: for whoever goes on from there
 	toldAt   time.Time                    // when it was told last
 	away     bool                         // the receiver is not there, or does not take anything
 	backAt   time.Time                    // when it came back last

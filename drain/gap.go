@@ -92,6 +92,15 @@ func (g *gap) add(o *gap) {
 	g.reason = o.reason
 }
 
+// sub takes off what was told of g.
+func (g *gap) sub(o *gap) {
+	g.records -= min(g.records, o.records)
+	g.unknown = g.unknown && !o.unknown
+	if !g.any() {
+		*g = gap{}
+	}
+}
+
 // lose notes a gap at the run e. why is the source's reason, if it gives one; r is the record after it, or nil.
 func (f *feed) lose(e *entry, n uint64, unknown bool, why envelope.Reason, r *envelope.Route) {
 	g := gap{records: n, unknown: unknown, from: f.previous, until: time.Now().UnixNano(), reason: "they came faster than the receiver takes them"}
@@ -162,6 +171,16 @@ func (f *feed) tellLate(end bool) (wait time.Duration, told bool) {
 	return 0, true
 }
 
+// owes takes in what a run missed and told, when it need not be sent again.
+func (f *feed) owes(e *entry) {
+	if e.lost != nil {
+		f.owe.add(&e.lost.gap)
+	}
+	if e.told != nil {
+		f.owe.sub(e.told)
+	}
+}
+
 // untell takes back what was told by, or missed before, runs that are going to
 // be sent again.
 func (f *feed) untell(settled, unsettled []entry) {
@@ -170,6 +189,13 @@ func (f *feed) untell(settled, unsettled []entry) {
 			if g := list[i].told; g != nil {
 				f.untold.add(g)
 				f.toldAt = time.Time{}
+			}
+		}
+	}
+	if f.lease != nil {
+		for i := range settled {
+			if g := settled[i].told; g != nil {
+				f.owe.add(g)
 			}
 		}
 	}

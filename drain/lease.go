@@ -67,16 +67,17 @@ func (d *Drain) leave(ctx context.Context) {
 	}
 }
 
-// taken is the place up to which everything was acknowledged. It is further than
-// Cursor, which leaves out what the receiver may not have read: that this process
-// ends is no reason to send it again.
-func (d *Drain) taken() envelope.Cursor {
+// taken is the place up to which everything was acknowledged, and what was missed
+// before it and is yet to be told. It is further than Cursor, which leaves out what
+// the receiver may not have read: that this process ends is no reason to send it
+// again.
+func (d *Drain) taken() (envelope.Cursor, gap) {
 	d.feed.mu.Lock()
 	defer d.feed.mu.Unlock()
 	if l := d.feed.lease; l != nil && !l.taken.IsZero() {
-		return clone(l.taken)
+		return clone(l.taken), d.feed.owe
 	}
-	return clone(d.feed.good)
+	return clone(d.feed.good), d.feed.owe
 }
 
 // take0 notes where a ring begins that is not in taken yet.

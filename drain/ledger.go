@@ -29,7 +29,6 @@ func (s *sender) settle() {
 		}
 		if e.lost != nil {
 			s.account(e.lost)
-			e.lost = nil
 		}
 		s.stats.Delivered += e.records
 		s.stats.Filtered += e.filtered
@@ -40,6 +39,8 @@ func (s *sender) settle() {
 		if l := s.feed.lease; l != nil {
 			l.begin(s.feed.good)
 			e.advance(&l.taken)
+			s.feed.owes(e)
+			e.lost = nil
 		}
 		if e.ring != 0 {
 			s.feed.counted[e.ring] = max(s.feed.counted[e.ring], e.position)
@@ -82,7 +83,7 @@ func (s *sender) replay() int {
 // join puts a run that follows into e if both are small: of settled runs it
 // matters only where they began.
 func (e *entry) join(next *entry) bool {
-	if e.ring != next.ring || e.stream != next.stream || e.position != next.start || next.told != nil || e.bytes+next.bytes > joinSize {
+	if e.ring != next.ring || e.stream != next.stream || e.position != next.start || next.told != nil || next.lost != nil || e.bytes+next.bytes > joinSize {
 		return false
 	}
 	e.position, e.next, e.settled = next.position, next.next, next.settled
@@ -95,7 +96,11 @@ func (e *entry) join(next *entry) bool {
 // forget takes the first n entries off the log: they are good.
 func (s *sender) forget(n int) {
 	for i := range s.sent[:n] {
-		s.sent[i].advance(&s.feed.good)
+		e := &s.sent[i]
+		e.advance(&s.feed.good)
+		if s.feed.lease == nil {
+			s.feed.owes(e)
+		}
 	}
 	s.settled -= n
 	s.sent = s.sent[n:] // append moves what is left when the memory ends

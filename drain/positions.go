@@ -38,6 +38,7 @@ type position struct {
 	Opened   time.Time `json:"opened"` // the drain, for the first time
 	Seen     time.Time `json:"seen"`   // its binding, the last time
 	Cursor   string    `json:"cursor,omitempty"`
+	Untold   *untold   `json:"untold,omitempty"`
 }
 
 func positionOf(provider string, b Binding) position {
@@ -142,6 +143,7 @@ func (p *positions) join(at position, c envelope.Cursor) {
 		other, _ := envelope.ParseCursor(before.Cursor)
 		merge(&c, other)
 		at.Cursor = cursorText(c)
+		at.Untold = at.Untold.with(before.Untold)
 		if before.Opened.Before(at.Opened) {
 			at.Opened = before.Opened
 		}
@@ -290,7 +292,7 @@ func (s *Set) savePositions() {
 			if r.d == nil && b.before != nil {
 				r.d = b.before.drain // where that ends, this one begins
 			}
-			r.at.Opened, r.at.Cursor = b.opened, cursorText(b.start)
+			r.at.Opened, r.at.Cursor, r.at.Untold = b.opened, cursorText(b.start), b.owed.note("", nil)
 			rows = append(rows, r)
 		}
 	}
@@ -301,13 +303,14 @@ func (s *Set) savePositions() {
 	for i, r := range rows {
 		at := r.at
 		if r.d != nil {
-			if st := r.d.Stats(); r.b.progress.moved(&st, now) || r.b.text == "" {
-				if text := cursorText(r.d.Cursor()); text != r.b.text {
-					r.b.text, changed = text, true
+			if st := r.d.Stats(); r.b.progress.moved(&st, now) || r.b.text == "" || r.d.owed() != r.b.untold {
+				c, owed := r.d.place()
+				if text := cursorText(c); text != r.b.text || owed != r.b.untold {
+					r.b.text, r.b.untold, changed = text, owed, true
 				}
 			}
 			if r.b.text != "" {
-				at.Cursor = r.b.text
+				at.Cursor, at.Untold = r.b.text, r.b.untold.note("", nil)
 			}
 		}
 		at.Seen = now

@@ -130,22 +130,28 @@ type bound struct {
 	before  *bound          // whom this one takes over from, until it does
 	start   envelope.Cursor // where it takes up; empty: where the binding says
 	since   time.Time       // then, if it is set, with nothing older
+	owed    gap             // missed before that, and not told yet
 	opened  time.Time       // the first time, by the positions file
 	fresh   bool            // it is to be tested
 	verdict *Verdict
 	ready   chan struct{} // closed when the drain is open or will not be: a predecessor is flushed first
 
 	text     string // the cursor, in the positions file; guarded by Set.saving
+	untold   gap    // the same
 	progress progress
 
 	// Of one that is shared: drain is nil while another process has it, and start
 	// is then where it was here last.
-	group *group
-	unit  *unit // nil when it was removed
-	src   *several
-	rings map[envelope.StreamID]int // the server of each that it knows; guarded by src while there is one
-	noted uint64                    // progress of the last note
-	past  Stats                     // of the drains it had before
+	group     *group
+	unit      *unit // nil when it was removed
+	src       *several
+	rings     map[envelope.StreamID]int // the server of each that it knows; guarded by src while there is one
+	noted     uint64                    // progress of the last note
+	notedOwed gap
+	past      Stats // of the drains it had before
+
+	name   string   // of this life of it, see untold
+	heirOf []string // lives whose untold gaps it has taken over
 }
 
 // OpenFile opens the drains that a File names. It fails if the file cannot be
@@ -393,6 +399,7 @@ func (s *Set) claim(g *group, added []*bound, alike bool) (rest []*bound) {
 			continue
 		}
 		b.start, b.since = at.resume(b.Binding)
+		b.owed = at.Untold.gap()
 		b.opened = at.Opened
 		b.fresh = b.fresh && alike // its URL has changed
 		s.open(g, b)
@@ -408,7 +415,7 @@ func (s *Set) open(g *group, b *bound) {
 	case s.sharing != nil:
 		s.sharing.add(g, b)
 	default:
-		b.drain, b.err = b.Binding.openUntil(s.src, g.opts, b.start, b.since, nil)
+		b.drain, b.err = b.Binding.openAgain(s.src, g.opts, b.start, b.since, nil, b.owed)
 		if b.fresh && b.err == nil {
 			s.test(g, b)
 		}

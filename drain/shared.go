@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -246,6 +247,7 @@ func (h *sharing) start(u *unit, holds []share.Hold) {
 		h.handovers++
 	}
 	placed := make(map[*bound]bool)
+	notesOf := make(map[*bound]*untold)
 	for _, alike := range []bool{false, true} {
 		for _, b := range u.bounds {
 			if placed[b] {
@@ -258,6 +260,7 @@ func (h *sharing) start(u *unit, holds []share.Hold) {
 			placed[b] = true
 			b.opened = at.Opened
 			b.fresh = b.fresh && alike // its URL has changed
+			notesOf[b] = at.Untold
 			c, since := at.resume(b.Binding)
 			merge(&c, b.start)
 			b.start, b.since = c, since
@@ -267,6 +270,7 @@ func (h *sharing) start(u *unit, holds []share.Hold) {
 		}
 	}
 	for _, b := range u.bounds {
+		b.inherit(notesOf[b])
 		h.open(u, b)
 	}
 	u.again = time.Time{}
@@ -315,7 +319,10 @@ func (h *sharing) open(u *unit, b *bound) {
 		return end
 	}
 	b.noted = 0
-	if b.drain, b.err = b.Binding.openUntil(src, b.group.opts, b.start, since, until); b.err != nil {
+	if b.name == "" {
+		b.name = rand.Text()
+	}
+	if b.drain, b.err = b.Binding.openAgain(src, b.group.opts, b.start, since, until, b.owed); b.err != nil {
 		b.drain = nil
 		return
 	}
@@ -380,7 +387,8 @@ func (b *bound) rest() {
 	if b.drain == nil {
 		return
 	}
-	b.start, b.since = b.drain.taken(), time.Time{}
+	b.start, b.owed = b.drain.taken()
+	b.since = time.Time{}
 	b.past = b.drain.Stats().plus(&b.past)
 	b.drain, b.src = nil, nil
 }
@@ -396,8 +404,9 @@ func (h *sharing) note(u *unit, now time.Time) {
 			continue
 		}
 		st := b.drain.Stats()
-		if n := st.Delivered + st.Missed + st.Filtered + st.Refused + st.Resets + st.Resent + st.Connects + 1; n != b.noted {
-			b.noted, moved = n, true
+		n, owed := st.Delivered+st.Missed+st.Filtered+st.Refused+st.Resets+st.Resent+st.Connects+1, b.drain.owed()
+		if n != b.noted || owed != b.notedOwed {
+			b.noted, b.notedOwed, moved = n, owed, true
 		}
 	}
 	if !moved {
@@ -421,7 +430,8 @@ func (u *unit) places(server int, now time.Time) string {
 		}
 		at := positionOf(b.group.kind, b.Binding)
 		at.Opened, at.Seen = b.opened, now
-		at.Cursor = cursorText(b.src.at(b.drain.taken(), server))
+		c, owed := b.drain.taken()
+		at.Cursor, at.Untold = cursorText(b.src.at(c, server)), owed.note(b.name, b.heirOf)
 		list = append(list, at)
 	}
 	if len(list) == 0 {

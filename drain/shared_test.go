@@ -442,7 +442,7 @@ func TestLease(t *testing.T) {
 			defer mu.Unlock()
 			return end
 		}
-		d, err := openUntil("syslog://host", src, everything, &Options{DialContext: rcv.dial}, until)
+		d, err := openAgain("syslog://host", src, everything, &Options{DialContext: rcv.dial}, until, gap{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -459,7 +459,7 @@ func TestLease(t *testing.T) {
 		mu.Unlock()
 		rcv.await(100)
 		time.Sleep(time.Second)
-		if c := d.taken(); c.Rings[1] != 201 {
+		if c, _ := d.taken(); c.Rings[1] != 201 {
 			t.Errorf("it is at %v", c)
 		}
 		d.leave(context.Background())

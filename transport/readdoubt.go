@@ -26,6 +26,7 @@ func (t *tail) doubt(p *part, h *head, now time.Time) (early bool) {
 	}
 	missing := t.holes.left(of, t.at.Streams[of.Stream])
 	if missing > 0 {
+		h.maker, h.upTo = of.Stream, of.Next
 		t.begin(p, h, now)
 		if t.awaits(p, h.early, now, gapWait) {
 			return true

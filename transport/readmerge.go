@@ -12,9 +12,11 @@ import (
 // head is a batch that a part is to give.
 type head struct {
 	batch envelope.Batch
-	time  int64     // of its first record, where sequences are merged by time
-	early time.Time // since when it waits for what may have to come before it; zero: it does not
-	size  int       // of its records when it was put aside
+	time  int64             // of its first record, where sequences are merged by time
+	early time.Time         // since when it waits for what may have to come before it; zero: it does not
+	maker envelope.StreamID // of what it waits for
+	upTo  uint64            // the numbers before this one
+	size  int               // of its records when it was put aside
 
 	cut   int    // so many of its records are to be given by themselves; 0: all
 	extra uint64 // numbers that are missed before it, beyond what the server has told
@@ -85,7 +87,8 @@ func (t *tail) wants(b *envelope.Batch) bool {
 
 // ready is the first batch that the part can give now, or nil. Those that are too
 // early are put aside, with what comes after them in their ring, so that other
-// sources go on: two servers may each have what the other waits for.
+// sources go on: two servers may each have what the other waits for. Those for which
+// there is no room are postponed.
 func (p *part) ready(now time.Time) *head {
 	t := p.t
 	if !t.several {
@@ -101,23 +104,37 @@ func (p *part) ready(now time.Time) *head {
 	}
 	for p.has {
 		h := &p.head
+		if p.postponed(h.batch.Ring) {
+			p.skip(now)
+			continue
+		}
 		if !behind(p.aside, h) && !t.seam(p, h, now) {
 			return h
 		}
 		if p.full() {
-			return nil
+			if !t.q.Follow {
+				return nil
+			}
+			p.postpone()
+			p.skip(now)
+			continue
 		}
 		own := *h
 		own.batch.Records = bytes.Clone(h.batch.Records)
 		own.size = len(own.batch.Records)
 		p.aside = append(p.aside, &own)
 		p.asideBytes += own.size
-		p.has = false
-		if p.st != nil {
-			p.fill(now)
-		}
+		p.skip(now)
 	}
 	return nil
+}
+
+// skip goes on to the batch after the part's head.
+func (p *part) skip(now time.Time) {
+	p.has = false
+	if p.st != nil {
+		p.fill(now)
+	}
 }
 
 // maxAside bounds the batches of a part that are put aside; ReaderOptions.Window
@@ -248,6 +265,7 @@ func (p *part) give(h *head, limit int64) envelope.Batch {
 
 // remove takes h, which has been given, from where it is.
 func (p *part) remove(h *head) {
+	delete(p.later, h.batch.Ring)
 	if h == &p.head {
 		p.has = false
 		return

@@ -15,6 +15,9 @@ import (
 const (
 	gapWait    = 500 * time.Millisecond
 	maxGapWait = 10 * time.Second
+	// maxLag is how long it waits for one that has something to give all that time:
+	// the sequence lags behind, and what is missing may be in what is to be read.
+	maxLag = 5 * time.Minute
 )
 
 // retryAfter is the pause after which a server that has ended a query although the
@@ -64,6 +67,8 @@ type part struct {
 	head       head
 	aside      []*head // batches that are early, and those behind them
 	asideBytes int
+	later      map[envelope.StreamID]later // rings, see postpone
+	laterAt    time.Time                   // they are not read again before
 }
 
 func (p *part) close() {
@@ -95,6 +100,7 @@ func (p *part) serve(now time.Time) {
 	}
 	if p.st != nil {
 		p.fill(now)
+		p.resume(now)
 	}
 }
 
@@ -111,6 +117,11 @@ func (p *part) due(now time.Time) (at time.Time) {
 		at = soon(p.head.early, now)
 	case len(p.aside) > 0:
 		at = soon(p.aside[0].early, now)
+	case p.st != nil && len(p.later) > 0:
+		at = now.Add(laterEvery)
+		if p.laterAt.After(at) {
+			at = p.laterAt
+		}
 	case p.st == nil:
 		if !p.told {
 			at = p.since.Add(p.t.r.opts.TellAfter)
@@ -252,6 +263,10 @@ func (p *part) away(now time.Time) {
 	freeBuffer(p.buf)
 	p.buf, p.rest, p.willCaught = nil, nil, false
 	p.forget()
+	for ring, l := range p.later {
+		l.again = true
+		p.later[ring] = l
+	}
 }
 
 // forget throws away what is held.

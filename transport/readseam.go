@@ -31,6 +31,7 @@ func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 	switch {
 	case !ok && b.First > 1 && !(t.merging && t.past):
 		// The first that is seen of this maker, which may have begun elsewhere.
+		h.maker, h.upTo = b.Stream, b.First
 		if t.past && t.othersOwe(p) {
 			return true
 		}
@@ -42,6 +43,7 @@ func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 		gap -= min(gap, b.Told)
 		known := b.Missed + h.spare
 		if gap > known {
+			h.maker, h.upTo = b.Stream, b.First
 			t.begin(p, h, now)
 			if t.awaits(p, h.early, now, gapWait) {
 				return true
@@ -55,6 +57,9 @@ func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 // begin notes since when h waits, and has the other servers show that they are there.
 func (t *tail) begin(p *part, h *head, now time.Time) {
 	if !h.early.IsZero() {
+		return
+	}
+	if h.early = p.waits(h); !h.early.IsZero() {
 		return
 	}
 	h.early = now
@@ -141,7 +146,8 @@ func (t *tail) keep(ring envelope.StreamID, n uint64) {
 // long after that and after it has answered; or it has gone a moment ago, or come and
 // not yet given what it had then.
 func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
-	late := now.Sub(since) >= maxGapWait+t.r.opts.TellAfter
+	waited := now.Sub(since)
+	late := waited >= maxGapWait+t.r.opts.TellAfter
 	for i := range t.parts {
 		o := &t.parts[i]
 		switch {
@@ -155,7 +161,7 @@ func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
 				return true
 			}
 		case !o.current || o.empty.Before(since.Add(long)) || o.answered < o.barrier:
-			if o.has || !late {
+			if o.has && waited < maxLag || !late {
 				return true
 			}
 		case o.st != nil && o.taken-o.sounded > min(t.r.opts.Window, firstWindow)/4 && !late:
