@@ -28,7 +28,7 @@ func (t *tail) doubt(p *part, h *head, now time.Time) (early bool) {
 	if missing > 0 {
 		h.maker, h.upTo = of.Stream, of.Next
 		t.begin(p, h, now)
-		if t.awaits(p, h.early, now, gapWait) {
+		if t.awaits(p, h, now, gapWait) {
 			return true
 		}
 	}

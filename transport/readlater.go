@@ -10,9 +10,7 @@ import (
 // and are not held here meanwhile. They are passed over, and read again from the
 // tail's cursor when they have their turn.
 type later struct {
-	since time.Time         // as head.early
-	maker envelope.StreamID // of what they wait for
-	upTo  uint64
+	head       // the first of them, without what is in it
 	again bool // they come again
 }
 
@@ -26,12 +24,36 @@ func (p *part) postpone() {
 	if p.later == nil {
 		p.later = make(map[envelope.StreamID]later)
 	}
-	for _, h := range append(p.aside, &p.head) {
+	waiting := p.aside
+	if p.has {
+		waiting = append(waiting, &p.head)
+	}
+	for _, h := range waiting {
 		if ring := h.batch.Ring; !p.postponed(ring) {
-			p.later[ring] = later{since: h.early, maker: h.maker, upTo: h.upTo}
+			p.later[ring] = later{head: head{early: h.early, maker: h.maker, upTo: h.upTo}}
 		}
+		p.passOver(&h.batch)
 	}
 	p.aside, p.asideBytes = nil, 0
+}
+
+// passOver notes that a batch that was postponed is passed over.
+func (p *part) passOver(b *envelope.Batch) {
+	if b.Stream == 0 {
+		return
+	}
+	if p.passed == nil {
+		p.passed = make(map[envelope.StreamID]uint64)
+	}
+	if first, ok := p.passed[b.Stream]; !ok || b.First < first {
+		p.passed[b.Stream] = b.First
+	}
+}
+
+// given notes that a batch is given, or left out: nothing of its ring waits before it.
+func (p *part) given(b *envelope.Batch) {
+	delete(p.later, b.Ring)
+	delete(p.passed, b.Stream)
 }
 
 func (p *part) postponed(ring envelope.StreamID) bool {
@@ -45,7 +67,7 @@ func (p *part) postponed(ring envelope.StreamID) bool {
 // waits is since when h has waited if it was postponed; zero: it was not.
 func (p *part) waits(h *head) time.Time {
 	if l, ok := p.later[h.batch.Ring]; ok && l.maker == h.maker && l.upTo == h.upTo {
-		return l.since
+		return l.early
 	}
 	return time.Time{}
 }
@@ -53,19 +75,22 @@ func (p *part) waits(h *head) time.Time {
 // resume reads again what was postponed and has its turn, when everything else has
 // been given.
 func (p *part) resume(now time.Time) {
-	if len(p.later) == 0 || p.st == nil || p.has || len(p.aside) > 0 || !p.empty.Equal(now) || now.Before(p.laterAt) {
+	if len(p.later) == 0 || p.st == nil || p.has || !p.empty.Equal(now) || now.Before(p.laterAt) {
 		return
 	}
 	p.laterAt = now.Add(laterEvery)
 	some := false
 	for ring, l := range p.later {
-		if !l.again && p.t.hasTurn(p, l, now) {
+		if !l.again && p.t.hasTurn(p, &l.head, now) {
 			l.again, some = true, true
 			p.later[ring] = l
 		}
 	}
 	if !some {
 		return
+	}
+	if len(p.aside) > 0 {
+		p.postpone()
 	}
 	s := p.st.s
 	p.st.cancel()
@@ -78,12 +103,12 @@ func (p *part) resume(now time.Time) {
 }
 
 // hasTurn reports whether what was postponed has its turn.
-func (t *tail) hasTurn(p *part, l later, now time.Time) bool {
-	if next, ok := t.at.Streams[l.maker]; ok && next >= l.upTo {
+func (t *tail) hasTurn(p *part, h *head, now time.Time) bool {
+	if next, ok := t.at.Streams[h.maker]; ok && next >= h.upTo {
 		return true
 	}
-	if l.since.IsZero() {
+	if h.early.IsZero() {
 		return !t.past || !t.othersOwe(p)
 	}
-	return !t.awaits(p, l.since, now, gapWait)
+	return !t.awaits(p, h, now, gapWait)
 }

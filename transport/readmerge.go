@@ -105,6 +105,7 @@ func (p *part) ready(now time.Time) *head {
 	for p.has {
 		h := &p.head
 		if p.postponed(h.batch.Ring) {
+			p.passOver(&h.batch)
 			p.skip(now)
 			continue
 		}
@@ -265,7 +266,7 @@ func (p *part) give(h *head, limit int64) envelope.Batch {
 
 // remove takes h, which has been given, from where it is.
 func (p *part) remove(h *head) {
-	delete(p.later, h.batch.Ring)
+	p.given(&h.batch)
 	if h == &p.head {
 		p.has = false
 		return

@@ -67,8 +67,9 @@ type part struct {
 	head       head
 	aside      []*head // batches that are early, and those behind them
 	asideBytes int
-	later      map[envelope.StreamID]later // rings, see postpone
-	laterAt    time.Time                   // they are not read again before
+	later      map[envelope.StreamID]later  // rings, see postpone
+	laterAt    time.Time                    // they are not read again before
+	passed     map[envelope.StreamID]uint64 // of makers, the first number in what was postponed
 }
 
 func (p *part) close() {

@@ -36,7 +36,7 @@ func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 			return true
 		}
 		t.begin(p, h, now)
-		return t.awaits(p, h.early, now, 0)
+		return t.awaits(p, h, now, 0)
 	case !ok || t.q.Shard != "":
 	default:
 		gap := b.First - next
@@ -45,7 +45,7 @@ func (t *tail) seam(p *part, h *head, now time.Time) (early bool) {
 		if gap > known {
 			h.maker, h.upTo = b.Stream, b.First
 			t.begin(p, h, now)
-			if t.awaits(p, h.early, now, gapWait) {
+			if t.awaits(p, h, now, gapWait) {
 				return true
 			}
 		}
@@ -141,17 +141,20 @@ func (t *tail) keep(ring envelope.StreamID, n uint64) {
 	t.spare[ring] = n
 }
 
-// awaits reports whether another server than p may yet bring what is missing before
-// a batch of p that waits since then: it has not been seen with nothing to give, so
-// long after that and after it has answered; or it has gone a moment ago, or come and
+// awaits reports whether another server than p may yet bring what h waits for: it is
+// known to have it; or it has not been seen with nothing to give, so long after h has
+// begun to wait and after it has answered; or it has gone a moment ago, or come and
 // not yet given what it had then.
-func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
-	waited := now.Sub(since)
+func (t *tail) awaits(p *part, h *head, now time.Time, long time.Duration) bool {
+	waited := now.Sub(h.early)
 	late := waited >= maxGapWait+t.r.opts.TellAfter
 	for i := range t.parts {
 		o := &t.parts[i]
 		switch {
-		case o == p || o.over && !o.has:
+		case o == p:
+		case o.brings(h) && waited < maxLag:
+			return true
+		case o.over && !o.has:
 		case o.st == nil && !o.has:
 			if !o.told && !late {
 				return true
@@ -160,7 +163,7 @@ func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
 			if !late {
 				return true
 			}
-		case !o.current || o.empty.Before(since.Add(long)) || o.answered < o.barrier:
+		case !o.current || o.empty.Before(h.early.Add(long)) || o.answered < o.barrier:
 			if o.has && waited < maxLag || !late {
 				return true
 			}
@@ -171,4 +174,16 @@ func (t *tail) awaits(p *part, since, now time.Time, long time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// brings reports whether the part has some of what h waits for, and has only to have
+// its turn.
+func (p *part) brings(h *head) bool {
+	for _, a := range p.aside {
+		if a.batch.Stream == h.maker && a.batch.First < h.upTo {
+			return true
+		}
+	}
+	first, ok := p.passed[h.maker]
+	return ok && first < h.upTo
 }

@@ -267,3 +267,103 @@ func TestGapIsFilledByTheSlowerServer(t *testing.T) {
 		wantLines(t, "tail", tail, linesOf("app", 1, 15))
 	})
 }
+
+// An agent that is started anew does not say which server has what its predecessor
+// sent. What a server then tells as missing is told by the reader as far as nobody
+// gave it.
+func TestToldByTheWrongServer(t *testing.T) {
+	bubble(t, func(t *testing.T, n *faultnet.Network) {
+		routers := []*loggregator.Router{newRouter(t), newRouter(t)}
+		serveRouter(t, n, "server:1", routers[0], nil)
+		serveRouter(t, n, "server:2", routers[1], nil)
+		r := newReader(t, n, twoServers, nil)
+		q := envelope.Query{Select: selectSource("app")}
+		tail := follow(t, r, q)
+		synctest.Wait()
+		m := maker{77, "app"}
+		unaware := func(w envelope.Writer, first, count int) {
+			fixed := envelope.Identity{SourceID: "app"}.Encode()
+			var records []byte
+			for i := first; i < first+count; i++ {
+				records = envelope.AppendLog(records, fixed, int64(i), envelope.Out, fmt.Appendf(nil, "app %d", i))
+			}
+			if err := w.WriteBatch(t.Context(), envelope.Batch{Records: records, Count: count, Stream: m.stream, First: uint64(first), Next: uint64(first + count)}); err != nil {
+				t.Error(err)
+			}
+		}
+		m.write(t, routers[0], 1, 10)
+		synctest.Wait()
+		m.write(t, routers[1], 11, 10)
+		synctest.Wait()
+		unaware(routers[0], 21, 5)
+		time.Sleep(3 * time.Second)
+		want := linesOf("app", 1, 25)
+		wantLines(t, "tail", tail, want)
+		late := follow(t, r, envelope.Query{Select: q.Select, History: true})
+		time.Sleep(3 * time.Second)
+		wantLines(t, "from the beginning", late, want)
+		for what, c := range map[string]*collected{"tail": tail, "from the beginning": late, "dump": read(t.Context(), r, q)} {
+			if _, lgr, _ := c.get(); len(lgr) > 0 {
+				t.Errorf("%s: %q", what, lgr)
+			}
+		}
+
+		// Of ten that the server lacks five were given and five are lost.
+		unaware(routers[1], 31, 5)
+		time.Sleep(3 * time.Second)
+		want = append(want, linesOf("app", 31, 5)...)
+		wantLines(t, "tail", tail, want)
+		for what, c := range map[string]*collected{"tail": tail, "dump": read(t.Context(), r, q)} {
+			if _, lgr, _ := c.get(); len(lgr) != 1 || !strings.HasPrefix(lgr[0], "5 lines are missing") {
+				t.Errorf("%s: %q", what, lgr)
+			}
+		}
+	})
+}
+
+// Sources have moved to and fro while nobody read, more of them than can be put
+// aside: each server has much of which the other has what comes before.
+func TestReadFarBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, n *faultnet.Network) {
+		const sources, moves, lines = 400, 6, 20 // of which 256 find room
+		routers := []*loggregator.Router{newRouter(t), newRouter(t)}
+		serveRouter(t, n, "server:1", routers[0], nil)
+		serveRouter(t, n, "server:2", routers[1], nil)
+		total := 0
+		for move := range moves {
+			for i := range sources {
+				m := maker{envelope.StreamID(1000 + i), fmt.Sprint("app-", i)}
+				if move == moves/2 && i%3 == 0 {
+					continue // these are lost
+				}
+				m.write(t, routers[(i+move)%2], 1+move*lines, lines)
+				total += lines
+			}
+		}
+		r := newReader(t, n, twoServers, &transport.ReaderOptions{Window: 64 << 10})
+		began := time.Now()
+		tail := follow(t, r, envelope.Query{Select: envelope.Everything, History: true})
+		var took time.Duration
+		for took < time.Minute {
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+			took = time.Since(began)
+			if got, _, missed := tail.get(); len(got)+int(missed) >= moves*sources*lines {
+				break
+			}
+		}
+		got, _, missed := tail.get()
+		if len(got) != total || int(missed) != moves*sources*lines-total || took > 5*time.Second {
+			t.Fatalf("%d of %d lines, %d missed, after %v", len(got), total, missed, took)
+		}
+		next := make(map[string]int)
+		for _, line := range got {
+			app, number, _ := strings.Cut(line, " ")
+			if i, _ := strconv.Atoi(number); i <= next[app] {
+				t.Fatalf("%s after %d", line, next[app])
+			} else {
+				next[app] = i
+			}
+		}
+	})
+}
