@@ -166,18 +166,26 @@ func (f *feed) render(c *chunk, b envelope.Batch) {
 	if b.Ring == b.Stream && b.Count > 0 {
 		first = b.First // exact even where the query left records out
 	}
-	again, missed := uint64(0), b.Missed
+	// What was missed was so in the ring, as its positions say, or before that, on
+	// the way to it, as the numbers of its maker do.
+	gone := first - min(first, max(f.read.Rings[b.Ring], 1))
+	if gone = min(gone, b.Missed); b.Ring == 0 || b.Ring == b.Stream {
+		gone = b.Missed
+	}
+	start := first - min(first, gone)
+	again, astray := uint64(0), b.Missed-gone
 	if known := f.counted[b.Ring]; b.Ring != 0 && known > 0 {
 		if known > first {
-			again = min(known-first, uint64(b.Count))
+			again, astray = min(known-first, uint64(b.Count)), 0
 		}
-		if gap := first - min(first, b.Missed); known > gap {
-			missed -= min(missed, known-gap)
+		if known > start {
+			gone -= min(gone, known-start)
 		}
 	}
+	missed := gone + astray
 	e := entry{
 		ring: b.Ring, stream: b.Stream, position: b.Position, next: b.Next,
-		start:  first - min(first, b.Missed),
+		start:  start,
 		missed: missed,
 	}
 	if b.Reset {

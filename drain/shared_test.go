@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -470,4 +471,139 @@ func TestLease(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// script is a Source that gives batches as they are sent to it, behind the cursor.
+type script struct {
+	mu      sync.Mutex
+	batches []envelope.Batch
+	more    chan struct{}
+}
+
+func (s *script) add(b envelope.Batch, lines int) {
+	for range lines {
+		b.Records = envelope.AppendLog(b.Records, shop.Encode(), stamp, envelope.Out, []byte("line"))
+	}
+	b.Count, b.Next = lines, b.First+uint64(lines)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches = append(s.batches, b)
+	close(s.more)
+	s.more = make(chan struct{})
+}
+
+func (s *script) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		for i := 0; ; i++ {
+			s.mu.Lock()
+			more := s.more
+			for i < len(s.batches) && q.Cursor.Rings[s.batches[i].Ring] >= s.batches[i].Position {
+				i++
+			}
+			var b envelope.Batch
+			if i < len(s.batches) {
+				b = s.batches[i]
+			}
+			s.mu.Unlock()
+			if b.Count > 0 {
+				if !yield(b, nil) {
+					return
+				}
+				continue
+			}
+			i--
+			select {
+			case <-more:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// What a maker's numbers say is missing on the way to a ring that goes on without a
+// gap is missed; and what the receiver has not been told of yet when a process is
+// killed, the next one tells.
+func TestUntoldGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, rcv := &script{more: make(chan struct{})}, newReceiver()
+		until := func() time.Time { return time.Now().Add(time.Second) }
+		d, err := openAgain("syslog://host", src, everything, &Options{DialContext: rcv.dial}, until, gap{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.add(envelope.Batch{Ring: 1, Stream: 77, First: 1, Position: 11}, 10)
+		src.add(envelope.Batch{Ring: 1, Stream: 77, First: 16, Position: 21, Missed: 5}, 10)
+		rcv.await(21) // and one that tells
+		time.Sleep(time.Second)
+		src.add(envelope.Batch{Ring: 1, Stream: 77, First: 29, Position: 31, Missed: 3}, 10)
+		rcv.await(10)
+		time.Sleep(time.Second)
+		s := d.Stats()
+		conserve(t, s, 38)
+		if s.Missed != 8 || s.Delivered != 30 {
+			t.Errorf("%+v", s)
+		}
+		at, owed := d.taken()
+		if owed.records != 3 {
+			t.Errorf("%+v is to be told", owed)
+		}
+		d.Close() // as if killed
+
+		q := everything
+		q.Cursor = at
+		after := newReceiver()
+		d, err = openAgain("syslog://host", src, q, &Options{DialContext: after.dial}, until, owed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src.add(envelope.Batch{Ring: 1, Stream: 77, First: 39, Position: 41}, 10)
+		after.await(11)
+		time.Sleep(time.Second)
+		if told := after.messages[0]; !strings.Contains(told, `missed="3"`) {
+			t.Errorf("%q", told)
+		}
+		if _, owed := d.taken(); owed.any() || d.Stats().Missed != 0 {
+			t.Errorf("%+v is to be told, %+v", owed, d.Stats())
+		}
+		d.Close()
+	})
+}
+
+// Whoever takes a drain over tells what its last holders had not told, once: though
+// it is noted at several servers, by several of them, and by itself before.
+func TestInherit(t *testing.T) {
+	note := func(by string, n uint64, of ...string) *untold {
+		g := gap{records: n}
+		return g.note(by, of)
+	}
+	for name, test := range map[string]struct {
+		own   uint64
+		notes []*untold
+		want  uint64
+	}{
+		"nothing":                         {0, nil, 0},
+		"own":                             {4, nil, 4},
+		"noted at two servers":            {0, []*untold{note("b", 5), note("b", 5)}, 5},
+		"of two":                          {0, []*untold{note("b", 5), note("c", 6)}, 11},
+		"own, noted":                      {4, []*untold{note("me", 4), note("b", 5)}, 9},
+		"one has taken over the other":    {0, []*untold{note("b", 5), note("c", 6, "b")}, 6},
+		"another has taken over and told": {4, []*untold{note("me", 4), note("b", 0, "me")}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &bound{name: "me", owed: gap{records: test.own}}
+			var all *untold
+			for _, u := range test.notes {
+				all = u.with(all)
+			}
+			b.inherit(all)
+			if b.owed.records != test.want || b.name == "me" || b.name == "" {
+				t.Errorf("%+v, as %q", b.owed, b.name)
+			}
+			again := b.owed
+			if b.inherit(all); b.owed != again {
+				t.Errorf("%+v the second time", b.owed)
+			}
+		})
+	}
 }
