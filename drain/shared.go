@@ -24,6 +24,12 @@ const (
 	// gatherTime is how long it is waited for servers that have not said yet
 	// whose a drain is.
 	gatherTime = 2 * share.Interval
+	// elsewhereTime is how long it is waited that a drain comes whole to one process,
+	// while another that is there has it at some servers: neither knows what the
+	// other has sent, and would tell what moved between the servers as missed. Two
+	// that reach all servers have settled it long before, and so they have when one
+	// was killed.
+	elsewhereTime = share.LeaseTime + 2*time.Second
 	// moves bounds how many drains begin or end at once because of others.
 	moves = 64
 	// noteRate bounds how many bytes a second the notes of one unit are.
@@ -171,7 +177,7 @@ func (h *sharing) look(now time.Time) {
 			delete(h.units, key)
 			h.changed = true
 		case len(holds) == 0:
-		case len(holds) == len(h.sources) || settled && u.gathered(holds, now):
+		case len(holds) == len(h.sources), settled && u.gathered(holds, h.member.Elsewhere(key), now):
 			h.start(u, holds)
 		}
 	}
@@ -199,8 +205,9 @@ func (u *unit) runs(holds []share.Hold) bool {
 	return true
 }
 
-// gathered reports whether the servers have been the same for a while.
-func (u *unit) gathered(holds []share.Hold, now time.Time) bool {
+// gathered reports whether the servers have been the same for a while, which is longer
+// if another process may have the unit elsewhere.
+func (u *unit) gathered(holds []share.Hold, elsewhere bool, now time.Time) bool {
 	servers := make([]int, len(holds))
 	for i, hold := range holds {
 		servers[i] = hold.Server
@@ -208,7 +215,11 @@ func (u *unit) gathered(holds []share.Hold, now time.Time) bool {
 	if !slices.Equal(servers, u.seen) {
 		u.seen, u.since = servers, now
 	}
-	return now.Sub(u.since) >= gatherTime
+	wait := gatherTime
+	if elsewhere {
+		wait = elsewhereTime
+	}
+	return now.Sub(u.since) >= wait
 }
 
 // start opens the drains of a unit at the places that the last holders noted, or

@@ -151,6 +151,19 @@ func (m *Member) Holds(key string) (work []Hold, give []int) {
 	return work, give
 }
 
+// Elsewhere reports whether a registry that answers has given the piece to another
+// member, or to none yet.
+func (m *Member) Elsewhere(key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.err == nil && !p.join && p.held[key] == nil && p.lease.Valid() {
+			return true
+		}
+	}
+	return false
+}
+
 // Note has a note kept at one registry, with a request that is made at once, if
 // the piece is held there. Notes are for about once in an Interval.
 func (m *Member) Note(key string, server int, note string) {

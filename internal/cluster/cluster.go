@@ -111,7 +111,8 @@ func (c *Cluster) start(o *Options) error {
 	for i := range number {
 		in, out, group := freeport.Addr(), freeport.Addr(), freeport.Addr()
 		args := slices.Concat(door("ingest", in, "agent,drain"), door("egress", out, "sink,drain"), door("share", group, "drain"))
-		add(&c.Servers, "server", i, append(args, "-ingest-udp=", "-v1-udp=", "-grpc=")...)
+		file := filepath.Join(o.Dir, fmt.Sprintf("server-%d.shares", i+1))
+		add(&c.Servers, "server", i, append(args, "-share-file", file, "-ingest-udp=", "-v1-udp=", "-grpc=")...)
 		share = append(share, "https://"+via("share", group))
 		ingest = append(ingest, "tls://"+via("ingest", in))
 		egress = append(egress, "tls://"+via("egress", out))

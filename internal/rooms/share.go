@@ -31,6 +31,7 @@ const (
 type Share struct {
 	p    *Process
 	door *door
+	file string
 }
 
 // NewShare adds the flags of the port for loggregator-drain processes that share
@@ -38,12 +39,13 @@ type Share struct {
 func NewShare(p *Process) *Share {
 	s := &Share{p: p, door: p.door("share", "", "at which several loggregator-drain -group share their drains, as 127.0.0.1:"+sharePort)}
 	s.door.strict = true
+	p.Flags.StringVar(&s.file, "share-file", "", "`file` in which the places of drains that are shared outlive this process; empty: beside -recent-dir, or in memory only")
 	return s
 }
 
 // Open serves a registry. Whoever reaches it is trusted as a member of any group.
-// Where the rings outlive the process in a directory, what members noted does so
-// beside it.
+// Where the rings outlive the process in a directory, dir, what members noted does so
+// beside it, if no other file is named.
 func (s *Share) Open(dir string) error {
 	p := s.p
 	ln, config, err := p.open(s.door)
@@ -51,9 +53,13 @@ func (s *Share) Open(dir string) error {
 		return err
 	}
 	registry := share.NewRegistry(nil)
-	if dir != "" {
-		if registry, err = share.OpenRegistry(filepath.Clean(dir)+".shares", nil); err != nil {
-			return fmt.Errorf("-share: %w", err)
+	file := s.file
+	if file == "" && dir != "" {
+		file = filepath.Clean(dir) + ".shares"
+	}
+	if file != "" {
+		if registry, err = share.OpenRegistry(file, nil); err != nil {
+			return fmt.Errorf("-share-file: %w", err)
 		}
 	}
 	mux := http.NewServeMux()
@@ -68,7 +74,7 @@ func (s *Share) Open(dir string) error {
 		if registry.Err() != nil {
 			failing = 1
 		}
-		add(ops.Metric{Name: "share_file_failing", Help: "1 while the file beside -recent-dir, in which the places of drains outlive the process, cannot be written.", Value: failing})
+		add(ops.Metric{Name: "share_file_failing", Help: "1 while -share-file, or the one beside -recent-dir, cannot be written.", Value: failing})
 		add(ops.Metric{Name: "share_bytes", Help: "What the members of groups have kept here.", Value: float64(st.Bytes)})
 		for _, g := range st.Groups {
 			for name, value := range map[string]int{"share_members": len(g.Members), "share_pieces": g.Pieces, "share_held": g.Held} {

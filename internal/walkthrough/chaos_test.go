@@ -233,13 +233,9 @@ func (c *catcher) account() (seen, told int) {
 // log 20,000 lines a second. In the end every reader's account balances, nobody
 // has seen another's app, and no process has grown beyond its bounds.
 //
-// Agents are hung and cut off, but neither killed nor stopped: one that is started
-// anew does not know which of two servers has what its predecessor sent, and a
-// server then tells of lines as missing that the other one has.
-//
-// The drain's account balances if no server ended. What a server takes along that a
-// drain has not read is told when the drain next reads from its applications, but
-// not while the group is finding out whose the drain is: then some of it is not.
+// What the drain delivered just before it was killed, and had not noted yet, its
+// successor may tell as missed if the server that held it has gone as well. So of the
+// drain no line is untold, and some may be told that came.
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
@@ -311,6 +307,18 @@ func TestChaos(t *testing.T) {
 
 	// Who logs.
 	sources := []*source{newSource(t, c.Programs[0], names[:apps/2], space), newSource(t, c.Programs[1], names[apps/2:], space)}
+	// Everybody has read before anything is lost: what went before that is nobody's.
+	for _, s := range sources {
+		s.emit(1)
+	}
+	until(t, 30*time.Second, "first line of each app", func() bool {
+		seen, _ := every.account()
+		for _, r := range readers {
+			n, _ := r.account()
+			seen += n
+		}
+		return seen == 2*apps
+	})
 	stop := make(chan struct{})
 	var logging sync.WaitGroup
 	for _, s := range sources {
@@ -337,11 +345,6 @@ func TestChaos(t *testing.T) {
 	for end := time.Now().Add(lasts); time.Now().Before(end); {
 		d := daemons[rng.IntN(len(daemons))]
 		what := []string{"killed", "stopped", "hung", "cut", "slow"}[rng.IntN(5)]
-		if what == "killed" || what == "stopped" {
-			for slices.Contains(c.Agents, d) {
-				d = daemons[rng.IntN(len(daemons))]
-			}
-		}
 		pause := time.Duration(rng.IntN(1500)) * time.Millisecond
 		if what == "cut" || what == "slow" {
 			t.Logf("%v %s for %v", time.Since(began).Round(time.Millisecond), what, pause)
@@ -349,9 +352,6 @@ func TestChaos(t *testing.T) {
 			t.Logf("%v %s %s for %v", time.Since(began).Round(time.Millisecond), d.Name, what, pause)
 		}
 		done[what]++
-		if (what == "killed" || what == "stopped") && slices.Contains(c.Servers, d) {
-			done["servers ended"]++
-		}
 		for _, d := range daemons {
 			peak[d.Name] = max(peak[d.Name], resident(d))
 		}
@@ -434,17 +434,14 @@ func TestChaos(t *testing.T) {
 		}
 		r.mu.Unlock()
 	}
-	patience := 60 * time.Second
-	if done["servers ended"] > 0 {
-		patience = 15 * time.Second
-	}
+	// A drain tells every 30 s at most.
 	whole := func() bool { seen, told := every.account(); return seen+told >= total }
-	for end := time.Now().Add(patience); !whole() && time.Now().Before(end); {
+	for end := time.Now().Add(60 * time.Second); !whole() && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	seen, told := every.account()
 	t.Logf("the drain: %d delivered + %d told as missed of %d; %d came again, %d gaps of unknown size", seen, told, total, every.again, every.unknown)
-	if done["servers ended"] == 0 && seen+told != total || seen > total {
+	if seen+told < total || seen > total {
 		t.Errorf("the drain: %d delivered + %d told = %d, of %d", seen, told, seen+told, total)
 	}
 	t.Logf("what befell them: %v", done)
