@@ -30,7 +30,7 @@ func (p *part) postpone() {
 	}
 	for _, h := range waiting {
 		if ring := h.batch.Ring; !p.postponed(ring) {
-			p.later[ring] = later{head: head{early: h.early, maker: h.maker, upTo: h.upTo}}
+			p.later[ring] = later{head: head{early: h.early, maker: h.maker, upTo: h.upTo, source: h.source}}
 		}
 		p.passOver(&h.batch)
 	}

@@ -11,12 +11,13 @@ import (
 
 // head is a batch that a part is to give.
 type head struct {
-	batch envelope.Batch
-	time  int64             // of its first record, where sequences are merged by time
-	early time.Time         // since when it waits for what may have to come before it; zero: it does not
-	maker envelope.StreamID // of what it waits for
-	upTo  uint64            // the numbers before this one
-	size  int               // of its records when it was put aside
+	batch  envelope.Batch
+	time   int64             // of its first record, where sequences are merged by time
+	early  time.Time         // since when it waits for what may have to come before it; zero: it does not
+	maker  envelope.StreamID // of what it waits for
+	upTo   uint64            // the numbers before this one
+	source string            // whose they are
+	size   int               // of its records when it was put aside
 
 	cut   int    // so many of its records are to be given by themselves; 0: all
 	extra uint64 // numbers that are missed before it, beyond what the server has told
@@ -267,6 +268,9 @@ func (p *part) give(h *head, limit int64) envelope.Batch {
 // remove takes h, which has been given, from where it is.
 func (p *part) remove(h *head) {
 	p.given(&h.batch)
+	if len(p.t.asked) > 0 && h.maker != 0 {
+		p.t.forgetInquiries(h)
+	}
 	if h == &p.head {
 		p.has = false
 		return

@@ -59,6 +59,7 @@ func (t *tail) begin(p *part, h *head, now time.Time) {
 	if !h.early.IsZero() {
 		return
 	}
+	h.source = firstSource(&h.batch)
 	if h.early = p.waits(h); !h.early.IsZero() {
 		return
 	}
@@ -142,7 +143,7 @@ func (t *tail) keep(ring envelope.StreamID, n uint64) {
 }
 
 // awaits reports whether another server than p may yet bring what h waits for: it is
-// known to have it; or it has not been seen with nothing to give, so long after h has
+// known to have it, or more of the source; or it has not said, and has not been seen with nothing to give, so long after h has
 // begun to wait and after it has answered; or it has gone a moment ago, or come and
 // not yet given what it had then.
 func (t *tail) awaits(p *part, h *head, now time.Time, long time.Duration) bool {
@@ -150,8 +151,17 @@ func (t *tail) awaits(p *part, h *head, now time.Time, long time.Duration) bool 
 	late := waited >= maxGapWait+t.r.opts.TellAfter
 	for i := range t.parts {
 		o := &t.parts[i]
+		if o == p {
+			continue
+		}
+		if waited >= long {
+			if more, sure := t.inquire(o, h); sure && !more {
+				continue
+			} else if sure && waited < maxLag {
+				return true
+			}
+		}
 		switch {
-		case o == p:
 		case o.brings(h) && waited < maxLag:
 			return true
 		case o.over && !o.has:

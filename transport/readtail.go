@@ -70,6 +70,8 @@ type tail struct {
 	resumed bool // it began with a cursor
 	holes   holes
 	ages    ages
+	asked   map[inquiryKey]*inquiry
+	asking  int                          // of them, without an answer
 	spare   map[envelope.StreamID]uint64 // missed in a ring, and of which maker is not known yet
 	wanted  map[envelope.StreamID]bool   // by Query.Where
 	skip    uint64                       // records to leave out, of more than Last
@@ -105,6 +107,9 @@ func newTail(r *Reader, remotes []*remote, q envelope.Query) *tail {
 func (t *tail) close() {
 	t.r.unwatch(&t.watch)
 	t.r.sequence.Add(-1)
+	for _, q := range t.asked {
+		t.forget(q)
+	}
 	for i := range t.parts {
 		t.parts[i].close()
 	}
