@@ -52,7 +52,26 @@ func (t *tail) inquire(o *part, h *head) (more, sure bool) {
 		return false, false
 	}
 	given, known := t.at.Rings[q.ring]
-	return q.end > given, q.end == 0 || known
+	switch {
+	case q.end == 0 || known && q.end <= given:
+		return false, true
+	case !known:
+		return false, false
+	}
+	// What comes next of the ring may have come, and wait itself: for h, or, where
+	// several makers meet, for who knows what.
+	for _, a := range o.aside {
+		if a.batch.Ring == q.ring {
+			return false, a.maker == h.maker && a.upTo >= h.upTo
+		}
+	}
+	if l, ok := o.later[q.ring]; ok && !l.again {
+		return false, l.maker == h.maker && l.upTo >= h.upTo
+	}
+	if o.has && o.head.batch.Ring == q.ring && o.head.batch.Stream == h.maker && o.head.batch.First >= h.upTo {
+		return false, true
+	}
+	return true, true
 }
 
 // answered takes the answer if it has come.

@@ -129,6 +129,9 @@ func (p *part) due(now time.Time) (at time.Time) {
 		}
 		if p.m.now() != nil && (at.IsZero() || p.retry.Before(at)) {
 			at = p.retry
+			if at.Before(now) { // it is there already
+				at = now
+			}
 		}
 	}
 	return at

@@ -56,6 +56,7 @@ func (y *relay) listen(t *testing.T, n *faultnet.Network) {
 	y.egress = transport.NewEgress(y.router, nil)
 	go y.server.Serve(in)
 	go y.egress.Serve(out)
+	synctest.Wait() // until they do: those that never did would leave the address in use
 }
 
 func (y *relay) hangUp(t *testing.T, gently bool) {
