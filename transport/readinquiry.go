@@ -55,8 +55,8 @@ func (t *tail) inquire(o *part, h *head) (more, sure bool) {
 	switch {
 	case q.end == 0 || known && q.end <= given:
 		return false, true
-	case !known:
-		return false, false
+	case !known && !t.q.History && !t.resumed:
+		return false, false // what is there may be older than the tail
 	}
 	// What comes next of the ring may have come, and wait itself: for h, or, where
 	// several makers meet, for who knows what.

@@ -173,7 +173,7 @@ func (t *tail) awaits(p *part, h *head, now time.Time, long time.Duration) bool 
 			if !late {
 				return true
 			}
-		case !o.current || o.empty.Before(h.early.Add(long)) || o.answered < o.barrier:
+		case o.has || !o.current || o.empty.Before(h.early.Add(long)) || o.answered < o.barrier:
 			if o.has && waited < maxLag || !late {
 				return true
 			}
@@ -193,6 +193,9 @@ func (p *part) brings(h *head) bool {
 		if a.batch.Stream == h.maker && a.batch.First < h.upTo {
 			return true
 		}
+	}
+	if p.has && p.head.batch.Stream == h.maker && p.head.batch.First < h.upTo {
+		return true
 	}
 	first, ok := p.passed[h.maker]
 	return ok && first < h.upTo
