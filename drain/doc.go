@@ -201,11 +201,16 @@
 //     quarter of a second to half a one; after it hung or was cut off from the
 //     servers, what it delivered until its lease ended, three seconds more at most.
 //
+// What a drain missed and has not told its receiver of yet goes to the next process
+// with its place. A drain is begun at some of the servers only if the others cannot be
+// reached, or another process keeps it there for more than five seconds: what moved
+// between servers that two processes read is told as missed by one of them.
+//
 // That the receiver and the process that sends to it are killed at the same time is
 // the one case in which acknowledged lines may be missing: the next process does not
 // know what the receiver had not read. Where all servers and all processes end at
-// once, places are in the servers' files beside -recent-dir, as old as a second;
-// without that they are lost, as the records are. A server that was restarted gives
+// once, places are in the servers' files (-share-file), as old as a second;
+// without them they are lost, as the records are. A server that was restarted gives
 // no drain to another process for 3.25 s.
 //
 // # Parameters of a drain URL
