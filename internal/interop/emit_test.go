@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -234,8 +235,25 @@ func (h *hole) carry(to, from net.Conn) {
 
 var clients = []struct {
 	name  string
+	agent string
 	start func(testing.TB, string) (func(), func(uint64))
-}{{"ours", ours}, {"stock", theirs}}
+}{{"ours", "ours", ours}, {"stock", "stock", theirs}, {"copy", "ours", copying}}
+
+// copying is what the machine allows: a call that does nothing but copy as many bytes
+// into memory as our record has, next to nobody who sends them.
+func copying(testing.TB, string) (func(), func(uint64)) {
+	record := envelope.AppendLog(nil, envelope.Identity{SourceID: sourceID, InstanceID: "0", Tags: tags}.Encode(), time.Now().UnixNano(), envelope.Out, []byte(line))
+	memory, at := make([]byte, 64<<20), 0
+	var mu sync.Mutex
+	return func() {
+		mu.Lock()
+		if at+len(record) > len(memory) {
+			at = 0
+		}
+		at += copy(memory[at:], record)
+		mu.Unlock()
+	}, func(uint64) {}
+}
 
 // BenchmarkEmit is a line of 200 bytes with six tags, by one goroutine, two and
 // eight.
@@ -243,7 +261,7 @@ func BenchmarkEmit(b *testing.B) {
 	for _, client := range clients {
 		for _, goroutines := range []int{1, 2, 8} {
 			b.Run(fmt.Sprintf("%s/goroutines=%d", client.name, goroutines), func(b *testing.B) {
-				_, addr := agent(b, client.name)
+				_, addr := agent(b, client.agent)
 				log, account := client.start(b, addr)
 				b.ReportAllocs()
 				b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
@@ -283,8 +301,11 @@ func BenchmarkEmitDuring(b *testing.B) {
 			{"SIGKILL", func(p *os.Process, _ *hole) error { return p.Kill() }},
 			{"black hole", func(_ *os.Process, h *hole) error { close(h.swallowed); return nil }},
 		} {
+			if client.name == "copy" && fault.name != "nothing" {
+				continue // it has no agent
+			}
 			b.Run(client.name+"/"+fault.name, func(b *testing.B) {
-				process, addr := agent(b, client.name)
+				process, addr := agent(b, client.agent)
 				h := newHole(b, addr)
 				log, account := client.start(b, h.ln.Addr().String())
 				for range 1000 { // the connection stands
