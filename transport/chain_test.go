@@ -20,8 +20,8 @@ import (
 // lines with the reason; and what the routers and links count adds up.
 func TestChain(t *testing.T) {
 	seeds := 30
-	if testing.Short() {
-		seeds = 8
+	if testing.Short() || raceDetector { // which takes thirty times as long
+		seeds = 6
 	}
 	first := rand.Uint64()
 	t.Logf("first seed %d", first)
@@ -36,11 +36,14 @@ func TestChain(t *testing.T) {
 		}
 	}
 	t.Logf("missing: %v; exact in %d of %d", why.missing, why.exact, seeds)
+	if seeds < 30 {
+		return
+	}
 	if why.exact < seeds*3/4 {
 		t.Error("told twice too often")
 	}
 	for _, r := range []envelope.Reason{envelope.ReasonAgent, envelope.ReasonLink} {
-		if why.missing[r] == 0 && !testing.Short() {
+		if why.missing[r] == 0 {
 			t.Errorf("nothing was missing because of: %s", r)
 		}
 	}

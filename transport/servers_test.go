@@ -440,7 +440,7 @@ func comeAndGo(t *testing.T, seed uint64) (moves uint64, repeats int) {
 // when a server was left.
 func TestServersOverflow(t *testing.T) {
 	seeds := 20
-	if testing.Short() {
+	if testing.Short() || raceDetector {
 		seeds = 4
 	}
 	first := rand.Uint64()

@@ -20,13 +20,20 @@ import (
 	"github.com/cloudfoundry/loggregator/transport/httpclient"
 )
 
+// idleApps is how many there are that say nothing.
+const idleApps = 100
+
 // busy is a cluster whose servers keep a lot, and somebody who logs there.
 func busy(b *testing.B) (*cluster.Cluster, *source, *httpclient.Client) {
 	w := newWorld(b)
+	apps := []string{"app"}
+	for i := range idleApps {
+		apps = append(apps, fmt.Sprint("idle-", i))
+	}
 	c, err := cluster.Start(&cluster.Options{Bin: w.bin, Dir: w.dir, Flags: map[string][]string{
 		"server": {"-new-sources", "-1", "-budget", "1GiB"},
 		"sink":   {"-max-readers-per-user", "-1", "-reader-rate", "1GiB"},
-	}, World: writeWorld(b, w.dir, map[string][]string{"dev": {"app"}}, map[string][]string{"dev": {"ann"}})})
+	}, World: writeWorld(b, w.dir, map[string][]string{"dev": apps}, map[string][]string{"dev": {"ann"}})})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -138,10 +145,10 @@ func BenchmarkTails(b *testing.B) {
 					reading.Go(func() {
 						id := guid("app")
 						if bench.lines == 0 {
-							id = fmt.Sprint("idle-", i)
+							id = guid(fmt.Sprint("idle-", i%idleApps))
 						}
 						params := url.Values{"source_id": {id}, "wait": {"true"}}
-						client.Stream(ctx, "tail", params, func() { joined.Add(1) }, func(batch envelope.Batch) error {
+						err := client.Stream(ctx, "tail", params, func() { joined.Add(1) }, func(batch envelope.Batch) error {
 							now := time.Now().UnixNano()
 							seen.Add(int64(batch.Count))
 							missed.Add(int64(batch.Missed))
@@ -154,6 +161,9 @@ func BenchmarkTails(b *testing.B) {
 							}
 							return nil
 						})
+						if ctx.Err() == nil {
+							b.Errorf("a tail ended: %v", err)
+						}
 					})
 				}
 				until(b, 120*time.Second, "tails", func() bool { return joined.Load() == int64(bench.tails) })
