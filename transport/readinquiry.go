@@ -21,8 +21,12 @@ type inquiryKey struct {
 	upTo  uint64
 }
 
-// maxInquiries bounds those of a tail that wait for their answer.
-const maxInquiries = 64
+// maxInquiries bounds those of a tail that wait for their answer, and maxAnswers those
+// that are remembered.
+const (
+	maxInquiries = 64
+	maxAnswers   = 16 << 10
+)
 
 // inquire reports what o has of the source of h beyond what was given: nothing, or
 // something; sure is false as long as that is not known.
@@ -39,6 +43,12 @@ func (t *tail) inquire(o *part, h *head) (more, sure bool) {
 	if q == nil {
 		if t.asking >= maxInquiries {
 			return false, false
+		}
+		if len(t.asked) >= maxAnswers {
+			for _, q := range t.asked {
+				t.forget(q)
+			}
+			clear(t.asked)
 		}
 		t.asking++
 		q = &inquiry{of: o.st.s}

@@ -143,9 +143,9 @@ func (t *tail) keep(ring envelope.StreamID, n uint64) {
 }
 
 // awaits reports whether another server than p may yet bring what h waits for: it is
-// known to have it, or more of the source; or it has not said, and has not been seen with nothing to give, so long after h has
-// begun to wait and after it has answered; or it has gone a moment ago, or come and
-// not yet given what it had then.
+// known to have it, or more of the source; or it has not said, and has not been seen
+// with nothing to give, so long after h has begun to wait and after it has answered; or
+// it has gone a moment ago, or come and not yet given what it had then.
 func (t *tail) awaits(p *part, h *head, now time.Time, long time.Duration) bool {
 	waited := now.Sub(h.early)
 	late := waited >= maxGapWait+t.r.opts.TellAfter
