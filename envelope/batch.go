@@ -235,7 +235,7 @@ func ParseBatch(msg []byte) (Batch, error) {
 			case fieldStream:
 				b.Stream = x
 			case fieldRing:
-				b.Ring, ringSet = x, true
+				b.Ring, ringSet = x, x != 0 // nobody is no ring
 			}
 		case protowire.BytesType:
 			if num == 1 { // a record whose key was written longer than needed
