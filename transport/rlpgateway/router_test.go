@@ -460,7 +460,7 @@ func BenchmarkRead(b *testing.B) {
 			b.ReportAllocs()
 			total := uint64(0)
 			behind := func(by uint64) {
-				for s := r.Handler.Stats(); total*uint64(readers)-s.Records-s.Missed > by*uint64(readers); s = r.Handler.Stats() {
+				for s := r.Handler.Stats(); (total-min(total, by))*uint64(readers) > s.Records+s.Missed; s = r.Handler.Stats() {
 					runtime.Gosched()
 				}
 			}
