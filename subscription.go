@@ -31,6 +31,7 @@ type subscription struct {
 	queue []*feed
 	wake  chan struct{} // capacity 1
 	taken time.Time     // when it was last, for Query.Gather
+	lags  bool          // there is more than one batch of a source: nothing need gather
 
 	markID  envelope.StreamID // which rings were there at the start
 	markAt  uint64
@@ -323,10 +324,10 @@ func (s *subscription) take(ctx context.Context, spare []*feed) ([]*feed, error)
 	ending := s.r.ending
 	clear(spare)
 	if s.q.Gather > 0 {
-		defer func() { s.taken = time.Now() }()
+		defer func() { s.taken, s.lags = time.Now(), false }()
 		// Meanwhile nobody who writes has to wake it, which is a system call of
 		// some 5 µs in the middle of an application's log call.
-		if rest := s.q.Gather - time.Since(s.taken); rest > 0 {
+		if rest := s.q.Gather - time.Since(s.taken); rest > 0 && !s.lags {
 			timer := time.NewTimer(rest)
 			defer timer.Stop()
 			select {
