@@ -69,3 +69,33 @@ func TestGather(t *testing.T) {
 		balance(t, r)
 	})
 }
+
+// Who is behind by more than a batch reads on at once.
+func TestGatherNotWhenBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(nil)
+		defer r.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		count, done := 0, make(chan struct{})
+		go func() {
+			defer close(done)
+			for b := range r.Batches(ctx, envelope.Query{Select: envelope.Everything, Follow: true, Gather: time.Second, MaxBytes: 1 << 10}) {
+				count += b.Count
+			}
+		}()
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		var batch envelope.Batch
+		for range 1000 {
+			one := lines(app("shop", "dev", "acme"), time.Now().UnixNano(), "line")
+			batch.Records, batch.Count = append(batch.Records, one.Records...), batch.Count+one.Count
+		}
+		write(t, r, batch)
+		synctest.Wait()
+		if count != batch.Count {
+			t.Errorf("%d of %d came at once", count, batch.Count)
+		}
+		cancel()
+		<-done
+	})
+}

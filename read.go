@@ -174,7 +174,7 @@ func (s *subscription) turn(f *feed, yield func(envelope.Batch) bool) error {
 	if !ok {
 		return nil
 	}
-	full := len(b.Records) > s.q.MaxBytes/2
+	count := uint64(b.Count)
 	if f.filter != nil || f.window != nil {
 		f.keep(&b)
 	}
@@ -183,7 +183,7 @@ func (s *subscription) turn(f *feed, yield func(envelope.Batch) bool) error {
 	}
 	if held, _ := f.at.Behind(); held > 0 && s.q.Follow {
 		s.mark(f)
-		s.lags = s.lags || full
+		s.lags = s.lags || held >= count
 	}
 	return nil
 }

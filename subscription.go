@@ -31,7 +31,7 @@ type subscription struct {
 	queue []*feed
 	wake  chan struct{} // capacity 1
 	taken time.Time     // when it was last, for Query.Gather
-	lags  bool          // there is more than one batch of a source: nothing need gather
+	lags  bool          // as much is left of a source as was read: nothing need gather
 
 	markID  envelope.StreamID // which rings were there at the start
 	markAt  uint64

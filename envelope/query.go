@@ -162,7 +162,7 @@ type Query struct {
 	// Gather is how long after news the next are left to gather while following:
 	// a reader that need not be told each at once costs less, and so does whoever
 	// wakes it. What comes after a silence of Gather comes at once, and so does what
-	// there is more than MaxBytes of. Zero gathers nothing.
+	// a reader that lags has yet to read. Zero gathers nothing.
 	Gather time.Duration
 
 	// MaxBytes bounds the records of one batch, unless a single record is
