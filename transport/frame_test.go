@@ -156,7 +156,7 @@ func FuzzFrames(f *testing.F) {
 		}
 		whole, cut := run(nil), run(rand.New(rand.NewPCG(seed, 1)))
 		if !bytes.Equal(whole.taken, cut.taken) || whole.count != cut.count || whole.next != cut.next ||
-			whole.reason != cut.reason || whole.acks != cut.acks {
+			whole.reason != cut.reason || whole.reason == "" && whole.acks != cut.acks { // some who are refused are told why, by that guess
 			t.Errorf("whole: %d records, %s, %v\ncut: %d records, %s, %v",
 				whole.count, whole.reason, whole.acks, cut.count, cut.reason, cut.acks)
 		}
