@@ -91,6 +91,7 @@ type Reader struct {
 	connects, failures, bytes atomic.Uint64
 	open                      atomic.Int64
 
+	streams sync.WaitGroup // also those that are no longer running, and come to their end
 	mu      sync.Mutex
 	running map[string]*stream
 	skipped int
@@ -100,7 +101,6 @@ type Reader struct {
 type stream struct {
 	target Target
 	cancel context.CancelFunc
-	done   chan struct{}
 }
 
 const bufferSize = 16 << 10
@@ -141,12 +141,9 @@ func (r *Reader) Run(ctx context.Context) {
 		case <-tick.C:
 		case <-ctx.Done():
 			r.mu.Lock()
-			all := r.running
 			r.running = make(map[string]*stream)
 			r.mu.Unlock()
-			for _, s := range all {
-				<-s.done // their contexts end with ctx
-			}
+			r.streams.Wait() // their contexts end with ctx
 			return
 		}
 	}
@@ -171,11 +168,11 @@ func (r *Reader) update(ctx context.Context, targets []Target) {
 			r.skipped++
 			continue
 		}
-		s := &stream{target: t, done: make(chan struct{})}
+		s := &stream{target: t}
 		var streaming context.Context
 		streaming, s.cancel = context.WithCancel(ctx)
 		r.running[t.Path] = s
-		go r.stream(streaming, s)
+		r.streams.Go(func() { r.stream(streaming, s) })
 	}
 	for path, s := range r.running {
 		if !there[path] {
@@ -187,7 +184,6 @@ func (r *Reader) update(ctx context.Context, targets []Target) {
 
 // stream reads one socket, connection after connection, until ctx ends.
 func (r *Reader) stream(ctx context.Context, s *stream) {
-	defer close(s.done)
 	defer s.cancel()
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	var o *emitter.Options
