@@ -203,7 +203,7 @@ func (s *segment) match(name string, vars map[string]string) (map[string]string,
 	if s.re == nil {
 		return vars, name == s.text
 	}
-	if name == "" || name[0] == '.' && !s.hidden { // a path may have two slashes in a row
+	if name[0] == '.' && !s.hidden {
 		return vars, false
 	}
 	m := s.re.FindStringSubmatch(name)

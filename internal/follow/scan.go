@@ -54,6 +54,7 @@ func Find(g *Group) []Match {
 // MatchPath reports whether the group describes a path, whatever is there, and
 // what its pattern remembers of it.
 func (g *Group) MatchPath(path string) (vars map[string]string, ok bool) {
+	path = filepath.Clean(path) // a name between two slashes in a row would be empty
 	if g.excluded(path) {
 		return nil, false
 	}
