@@ -167,10 +167,11 @@ func (t *tail) pick(now time.Time) (from *part, best *head, limit int64) {
 		i = (t.turn + 1 + i) % len(t.parts)
 		p := &t.parts[i]
 		h := p.ready(now)
-		stuck = stuck && (p.over || p.full() || p.caught)
+		blocked := p.full() && !t.q.Follow // who follows postpones what finds no room
+		stuck = stuck && (p.over || blocked || p.caught)
 		switch {
 		case h == nil:
-			owing = owing || p.owes() && !p.full()
+			owing = owing || p.owes() && !blocked
 		case best == nil:
 			from, best = p, h
 		case !t.merging:
@@ -205,17 +206,36 @@ func (t *tail) pick(now time.Time) (from *part, best *head, limit int64) {
 }
 
 // unseen is a batch that waits for the beginning of what its maker said, which
-// nobody has.
+// nobody has; or, of batches that wait for one another, one of them.
 func (t *tail) unseen() (*part, *head) {
+	var tied *head
+	var of *part
 	for i := range t.parts {
 		p := &t.parts[i]
 		for k, h := range p.aside {
-			if _, seen := t.at.Streams[h.batch.Stream]; !seen && h.early.IsZero() && !behind(p.aside[:k], h) {
+			if _, seen := t.at.Streams[h.batch.Stream]; seen || !h.early.IsZero() || behind(p.aside[:k], h) {
+				continue
+			}
+			if !t.brought(p, h) {
 				return p, h
 			}
+			tied, of = h, p
 		}
 	}
-	return nil, nil
+	if slices.ContainsFunc(t.parts, func(p part) bool { return len(p.later) > 0 }) {
+		return nil, nil // that is read again first
+	}
+	return of, tied
+}
+
+// brought reports whether another part than p has some of what h waits for.
+func (t *tail) brought(p *part, h *head) bool {
+	for i := range t.parts {
+		if o := &t.parts[i]; o != p && o.brings(h) {
+			return true
+		}
+	}
+	return false
 }
 
 // owes reports whether the part has something yet to give of what was held at the
