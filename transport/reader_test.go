@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,7 +122,7 @@ func read(ctx context.Context, src envelope.Source, q envelope.Query) *collected
 	return c
 }
 
-// follow ranges over a sequence in a goroutine, until the test ends.
+// follow collects a sequence until the test ends: of an envelope.Follower by that.
 func follow(t testing.TB, src envelope.Source, q envelope.Query) *collected {
 	c := &collected{}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -128,6 +130,9 @@ func follow(t testing.TB, src envelope.Source, q envelope.Query) *collected {
 	q.Follow = true
 	go func() {
 		defer close(done)
+		if _, ok := src.(envelope.Follower); ok {
+			src = attended{src}
+		}
 		for b, err := range src.Batches(ctx, q) {
 			c.add(b, err)
 		}
@@ -140,6 +145,39 @@ func follow(t testing.TB, src envelope.Source, q envelope.Query) *collected {
 		<-done
 	})
 	return c
+}
+
+// attended gives the sequences of an envelope.Follower.
+type attended struct{ envelope.Source }
+
+func (a attended) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
+	return func(yield func(envelope.Batch, error) bool) {
+		var calls atomic.Int32 // never two at once
+		left := errors.New("left")
+		batches, taken, ended := make(chan envelope.Batch), make(chan bool), make(chan error)
+		a.Source.(envelope.Follower).Follow(ctx, q, func(b envelope.Batch) error {
+			if calls.Add(1) != 1 {
+				panic("two at once")
+			}
+			defer calls.Add(-1)
+			batches <- b
+			if !<-taken {
+				return left
+			}
+			return nil
+		}, func(err error) { ended <- err })
+		for {
+			select {
+			case b := <-batches:
+				taken <- yield(b, nil)
+			case err := <-ended:
+				if err != nil && err != left {
+					yield(envelope.Batch{}, err)
+				}
+				return
+			}
+		}
+	}
 }
 
 func linesOf(source string, first, n int) (lines []string) {

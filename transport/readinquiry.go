@@ -52,7 +52,7 @@ func (t *tail) inquire(o *part, h *head) (more, sure bool) {
 		}
 		t.asking++
 		q = &inquiry{of: o.st.s}
-		q.st = o.st.s.begin(modeSources, &envelope.Query{Select: []envelope.Selector{{SourceID: h.source}}}, t.signal)
+		q.st = o.st.s.begin(modeSources, &envelope.Query{Select: []envelope.Selector{{SourceID: h.source}}}, t.watch.changed)
 		if t.asked == nil {
 			t.asked = make(map[inquiryKey]*inquiry)
 		}

@@ -188,7 +188,7 @@ func (t *tail) pick(now time.Time) (from *part, best *head, limit int64) {
 		return nil, nil, 0
 	}
 	if t.past {
-		t.past = owing || slices.ContainsFunc(t.parts, func(p part) bool { return p.owes() })
+		t.past = owing || t.othersOwe(nil)
 		t.merging = t.merging && (t.past || t.q.ByTime)
 	}
 	if best == nil {
@@ -222,8 +222,10 @@ func (t *tail) unseen() (*part, *head) {
 			tied, of = h, p
 		}
 	}
-	if slices.ContainsFunc(t.parts, func(p part) bool { return len(p.later) > 0 }) {
-		return nil, nil // that is read again first
+	for i := range t.parts {
+		if len(t.parts[i].later) > 0 {
+			return nil, nil // that is read again first
+		}
 	}
 	return of, tied
 }

@@ -149,12 +149,16 @@ func readersThroughFaults(t *testing.T, seed uint64, silent bool) {
 		c := &tally{name: name, lines: make(map[string]int), last: make(map[string]int)}
 		tallies = append(tallies, c)
 		own := rand.New(rand.NewPCG(seed, uint64(len(tallies)+10)))
+		var src envelope.Source = reader
+		if own.IntN(2) == 0 {
+			src = attended{reader}
+		}
 		q.Follow, q.History, q.MaxBytes = true, true, 500+own.IntN(5000)
 		running.Go(func() {
 			for ctx.Err() == nil {
 				left := 1 + own.IntN(200)
 				q.Cursor = c.cursor.Clone()
-				for b, err := range reader.Batches(ctx, q) {
+				for b, err := range src.Batches(ctx, q) {
 					if err != nil {
 						break
 					}

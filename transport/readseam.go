@@ -118,7 +118,7 @@ func (t *tail) trim(h *head, next uint64) {
 	}
 }
 
-// othersOwe reports whether another server has yet to give of what was held at the
+// othersOwe reports whether another server than p's has yet to give of what was held at the
 // start.
 func (t *tail) othersOwe(p *part) bool {
 	for i := range t.parts {

@@ -44,9 +44,21 @@ func (r *Reader) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelo
 
 func (r *Reader) batches(ctx context.Context, remotes []*remote, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
-		t := newTail(r, remotes, q)
+		wake := make(chan struct{}, 1)
+		t := newTail(r, remotes, q, func() {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		})
 		defer t.close()
-		if err := t.run(ctx, yield); err != nil && err != errLeft {
+		err := t.run(ctx, wake, func(b envelope.Batch) error {
+			if !yield(b, nil) {
+				return errLeft
+			}
+			return nil
+		})
+		if err != nil && err != errLeft {
 			yield(envelope.Batch{}, err)
 		}
 	}
@@ -55,14 +67,12 @@ func (r *Reader) batches(ctx context.Context, remotes []*remote, q envelope.Quer
 // errLeft means that the loop over a sequence was left.
 var errLeft = errors.New("left")
 
-// tail is one sequence over all servers. All of it belongs to the goroutine that
-// ranges, but for wake.
+// tail is one sequence over all servers. It belongs to one goroutine at a time.
 type tail struct {
 	r      *Reader
 	q      envelope.Query
 	opened time.Time
-	wake   chan struct{} // capacity 1
-	watch  watcher
+	watch  watcher // whom there is news for
 	parts  []part
 
 	at      envelope.Cursor
@@ -82,9 +92,11 @@ type tail struct {
 	lines   []envelope.Batch             // to be yielded next
 }
 
-func newTail(r *Reader, remotes []*remote, q envelope.Query) *tail {
+// newTail makes a tail, which must be closed. Wake is called by others when there may
+// be something to do, and must not block.
+func newTail(r *Reader, remotes []*remote, q envelope.Query, wake func()) *tail {
 	t := &tail{
-		r: r, q: q, opened: time.Now(), wake: make(chan struct{}, 1), parts: make([]part, len(remotes)),
+		r: r, q: q, opened: time.Now(), watch: watcher{wake}, parts: make([]part, len(remotes)),
 		at: q.Cursor.Clone(), several: len(r.remotes) > 1, resumed: !q.Cursor.IsZero(), past: true,
 	}
 	for i := range t.parts {
@@ -98,7 +110,6 @@ func newTail(r *Reader, remotes []*remote, q envelope.Query) *tail {
 		t.q.Where = q.Where
 		t.wanted = make(map[envelope.StreamID]bool)
 	}
-	t.watch.changed = t.signal
 	r.watch(&t.watch)
 	r.sequence.Add(1)
 	return t
@@ -115,29 +126,46 @@ func (t *tail) close() {
 	}
 }
 
-func (t *tail) signal() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) error {
+func (t *tail) run(ctx context.Context, wake <-chan struct{}, put func(envelope.Batch) error) error {
 	if err := t.settle(ctx); err != nil {
 		return err
 	}
+	t.start()
+	for {
+		idle, over, err := t.proceed(ctx, put)
+		if over || err != nil {
+			return err
+		}
+		if err := t.wait(ctx, wake, idle); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *tail) start() {
 	several := len(t.parts) > 1
 	// Of a query by time each server gives its Last, of which the reader takes those
 	// it needs: what is left out here could be some of one timestamp.
 	t.holding = several && t.q.Last > 0 && t.q.Until.IsZero() && t.at.IsZero()
 	t.merging = several && (t.q.ByTime || t.holding)
+}
+
+// proceed gives what there is to give, until nothing is left at the time idle, or
+// the sequence is over.
+func (t *tail) proceed(ctx context.Context, put func(envelope.Batch) error) (idle time.Time, over bool, err error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return idle, false, err
+		}
+		if t.r.ctx.Err() != nil {
+			return idle, false, ErrClosed
+		}
 		now := time.Now()
 		for i := range t.parts {
 			p := &t.parts[i]
 			p.serve(now)
 			if errors.Is(p.lost, ErrRefused) {
-				return p.lost
+				return now, false, p.lost
 			}
 			p.late = p.late || p.opens == 0
 		}
@@ -146,23 +174,15 @@ func (t *tail) run(ctx context.Context, yield func(envelope.Batch, error) bool) 
 			continue
 		}
 		b, ok := t.next(now)
-		if ok {
-			t.r.records.Add(uint64(b.Count))
-			t.r.bytes.Add(uint64(len(b.Records)))
-			t.r.missed.Add(b.Missed)
-			if !yield(b, nil) {
-				return errLeft
-			}
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			continue
+		if !ok {
+			over, err := t.over()
+			return now, over, err
 		}
-		if over, err := t.over(); over {
-			return err
-		}
-		if err := t.wait(ctx, now); err != nil {
-			return err
+		t.r.records.Add(uint64(b.Count))
+		t.r.bytes.Add(uint64(len(b.Records)))
+		t.r.missed.Add(b.Missed)
+		if err := put(b); err != nil {
+			return now, false, err
 		}
 	}
 }
@@ -212,7 +232,7 @@ func (t *tail) over() (bool, error) {
 }
 
 // wait returns when there may be something to do.
-func (t *tail) wait(ctx context.Context, now time.Time) error {
+func (t *tail) wait(ctx context.Context, wake <-chan struct{}, now time.Time) error {
 	var timer <-chan time.Time
 	if d := t.due(now); d > 0 {
 		clock := time.NewTimer(d)
@@ -220,7 +240,7 @@ func (t *tail) wait(ctx context.Context, now time.Time) error {
 		timer = clock.C
 	}
 	select {
-	case <-t.wake:
+	case <-wake:
 	case <-timer:
 	case <-ctx.Done():
 		return ctx.Err()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -172,7 +173,7 @@ func (g *Gate) Stats() Stats {
 func (g *Gate) Admit(ctx context.Context, token string, sel []envelope.Selector) (*Pass, error) {
 	pass, err := g.decide(ctx, sel, func() (Grant, error) { return g.authorize(ctx, token, sel) })
 	if err == nil && g.a != nil {
-		pass.token, pass.asked = token, sel
+		pass.token, pass.asked = strings.Clone(token), sel // not what may be the whole header of a request
 	}
 	return pass, err
 }

@@ -11,7 +11,8 @@ import (
 	"github.com/cloudfoundry/loggregator/envelope"
 )
 
-// Pass is one admitted reader: an envelope.Source of what was granted.
+// Pass is one admitted reader: an envelope.Source and an envelope.Follower of what
+// was granted.
 type Pass struct {
 	g      *Gate
 	grant  Grant
@@ -62,22 +63,9 @@ func (p *Pass) Close() {
 // ErrExpired when the token does, or with ErrRevoked.
 func (p *Pass) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope.Batch, error] {
 	return func(yield func(envelope.Batch, error) bool) {
-		q.Select = p.grant.Select
-		q.MaxBytes = min(q.MaxBytes, MaxBatch)
-		if q.Shard != "" && p.g.a != nil {
-			q.Shard = strconv.Quote(p.grant.User) + q.Shard // no name of another's begins like this
-		}
-		if !p.grant.Expires.IsZero() {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadlineCause(ctx, p.grant.Expires, ErrExpired)
-			defer cancel()
-		}
-		if q.Follow && p.token != "" && p.g.opt.Recheck > 0 {
-			var end context.CancelCauseFunc
-			ctx, end = context.WithCancelCause(ctx)
-			defer p.recheck(ctx, end)()
-		}
-		allowance := meter{rate: float64(p.g.opt.BytesPerSecond)}
+		ctx, stop := p.begin(ctx, &q)
+		defer stop()
+		allowance := p.allowance()
 		for b, err := range p.g.src.Batches(ctx, q) {
 			if err != nil {
 				yield(envelope.Batch{}, p.ended(ctx, err))
@@ -86,16 +74,85 @@ func (p *Pass) Batches(ctx context.Context, q envelope.Query) iter.Seq2[envelope
 			if !yield(b, nil) {
 				return
 			}
-			if pause := allowance.take(len(b.Records)); pause > 0 {
-				p.g.heldBack.Add(1)
-				sleep(ctx, pause)
-			}
-			if err := ctx.Err(); err != nil {
+			if err := p.pause(ctx, &allowance, &b); err != nil {
 				yield(envelope.Batch{}, p.ended(ctx, err))
 				return
 			}
 		}
 	}
+}
+
+// Follow implements envelope.Follower, as Batches does it. It has a goroutine, if the
+// Source is no envelope.Follower.
+func (p *Pass) Follow(ctx context.Context, q envelope.Query, put func(envelope.Batch) error, end func(error)) {
+	q.Follow = true
+	src, ok := p.g.src.(envelope.Follower)
+	if !ok {
+		go func() {
+			for b, err := range p.Batches(ctx, q) {
+				if err == nil {
+					err = put(b)
+				}
+				if err != nil {
+					end(err)
+					return
+				}
+			}
+			end(nil)
+		}()
+		return
+	}
+	ctx, stop := p.begin(ctx, &q)
+	allowance := p.allowance()
+	src.Follow(ctx, q, func(b envelope.Batch) error {
+		if err := put(b); err != nil {
+			return err
+		}
+		return p.pause(ctx, &allowance, &b)
+	}, func(err error) {
+		if err != nil {
+			err = p.ended(ctx, err)
+		}
+		stop()
+		end(err)
+	})
+}
+
+// begin makes q what was granted. Its context ends when that ends; stop ends what
+// watches over it.
+func (p *Pass) begin(ctx context.Context, q *envelope.Query) (_ context.Context, stop func()) {
+	q.Select = p.grant.Select
+	q.MaxBytes = min(q.MaxBytes, MaxBatch)
+	if q.Shard != "" && p.g.a != nil {
+		q.Shard = strconv.Quote(p.grant.User) + q.Shard // no name of another's begins like this
+	}
+	watched := q.Follow && p.token != "" && p.g.opt.Recheck > 0
+	if !watched && p.grant.Expires.IsZero() {
+		return ctx, func() {}
+	}
+	ctx, end := context.WithCancelCause(ctx) // one for both: each takes half a KiB
+	stop = func() { end(nil) }
+	if watched {
+		stop = p.recheck(ctx, end)
+	}
+	if !p.grant.Expires.IsZero() {
+		looking := stop
+		clock := time.AfterFunc(time.Until(p.grant.Expires), func() { end(ErrExpired) })
+		stop = func() { clock.Stop(); looking() }
+	}
+	return ctx, stop
+}
+
+// allowance is what the reader may be sent.
+func (p *Pass) allowance() meter { return meter{rate: float64(p.g.opt.BytesPerSecond)} }
+
+// pause waits until the reader may be sent more than b.
+func (p *Pass) pause(ctx context.Context, allowance *meter, b *envelope.Batch) error {
+	if pause := allowance.take(len(b.Records)); pause > 0 {
+		p.g.heldBack.Add(1)
+		sleep(ctx, pause)
+	}
+	return ctx.Err()
 }
 
 // ended is why a sequence ends with err.

@@ -13,9 +13,9 @@ func TestPutAllocates(t *testing.T) {
 	out := outbuf.New(func([]byte) error { return nil })
 	defer out.Close()
 	puts := map[string]func(envelope.Batch) error{
-		"protobuf": protobuf.putter(out, time.UTC, true),
-		"text":     text.putter(out, time.UTC, true),
-		"ndjson":   ndjson.putter(out, time.UTC, true),
+		"protobuf": protobuf.putter(out.Append, time.UTC, true),
+		"text":     text.putter(out.Append, time.UTC, true),
+		"ndjson":   ndjson.putter(out.Append, time.UTC, true),
 	}
 	for name, put := range puts {
 		// Per batch: a goroutine now and then. Nothing per record.
@@ -31,7 +31,7 @@ func BenchmarkPut(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			out := outbuf.New(func([]byte) error { return nil })
 			defer out.Close()
-			put := f.putter(out, time.UTC, true)
+			put := f.putter(out.Append, time.UTC, true)
 			b.SetBytes(int64(len(batch.Records)))
 			b.ReportAllocs()
 			for b.Loop() {

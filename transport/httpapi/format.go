@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
-	"github.com/cloudfoundry/loggregator/internal/outbuf"
 )
 
 // format is the form of an answer.
@@ -73,8 +72,11 @@ func quality(args string) float64 {
 	return 1
 }
 
+// appender appends parts as one piece.
+type appender func(parts ...[]byte) error
+
 // putter returns the function that appends batches to out in that form.
-func (f format) putter(out *outbuf.Writer, loc *time.Location, withApp bool) func(envelope.Batch) error {
+func (f format) putter(out appender, loc *time.Location, withApp bool) func(envelope.Batch) error {
 	switch f {
 	case protobuf:
 		return func(b envelope.Batch) error { return putDelimited(out, b) }
@@ -110,7 +112,7 @@ func (f format) end(sentence string) []byte {
 }
 
 // putDelimited writes the encoded batch behind its length, from ring memory.
-func putDelimited(out *outbuf.Writer, b envelope.Batch) error {
+func putDelimited(out appender, b envelope.Batch) error {
 	var header [envelope.MaxBatchHeader]byte
 	h := b.AppendHeader(header[:0])
 	n := len(h) + len(b.Records)
@@ -118,7 +120,7 @@ func putDelimited(out *outbuf.Writer, b envelope.Batch) error {
 		return nil
 	}
 	var length [binary.MaxVarintLen64]byte
-	return out.Append(binary.AppendUvarint(length[:0], uint64(n)), h, b.Records)
+	return out(binary.AppendUvarint(length[:0], uint64(n)), h, b.Records)
 }
 
 // scratch is where batches are rendered. Readers take one for a batch, not for
@@ -130,7 +132,7 @@ const scratchSize = 64 << 10
 var scratches = sync.Pool{New: func() any { return &scratch{make([]byte, 0, scratchSize)} }}
 
 // putRendered writes the batch line by line.
-func putRendered(out *outbuf.Writer, b envelope.Batch,
+func putRendered(out appender, b envelope.Batch,
 	gap func(envelope.Batch, []byte) []byte, line func(envelope.Envelope, []byte) []byte) error {
 	if b.Count == 0 && b.Missed == 0 && !b.Reset {
 		return nil
@@ -147,11 +149,11 @@ func putRendered(out *outbuf.Writer, b envelope.Batch,
 			return err
 		}
 		if s.b = line(e, s.b); len(s.b) >= scratchSize/2 {
-			if err := out.Append(s.b); err != nil {
+			if err := out(s.b); err != nil {
 				return err
 			}
 			s.b = s.b[:0]
 		}
 	}
-	return out.Append(s.b)
+	return out(s.b)
 }

@@ -44,8 +44,11 @@
 //
 // # Lifecycle
 //
-// A Handler starts a goroutine for every WebSocket, which http.Server.Shutdown
-// does not know of: call Handler.Shutdown first.
+// A Handler takes over the connections of tails, WebSockets and others, which
+// http.Server.Shutdown does not know of then: call Handler.Shutdown first. Tails in
+// HTTP/2 stay with their server. Behind a gate whose Source is an
+// envelope.Follower, a tail that has nothing to send has one goroutine, which waits
+// for its client to leave.
 package httpapi
 
 import (
@@ -193,15 +196,19 @@ func (h *Handler) deliver(ctx context.Context, pass *access.Pass, q envelope.Que
 		if err != nil {
 			return err
 		}
-		h.batches.Add(1)
-		h.records.Add(uint64(b.Count))
-		h.bytes.Add(uint64(len(b.Records)))
-		if b.Missed > 0 {
-			h.missed.Add(b.Missed)
-		}
+		h.tally(&b)
 		if err := put(b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (h *Handler) tally(b *envelope.Batch) {
+	h.batches.Add(1)
+	h.records.Add(uint64(b.Count))
+	h.bytes.Add(uint64(len(b.Records)))
+	if b.Missed > 0 {
+		h.missed.Add(b.Missed)
+	}
 }

@@ -295,11 +295,13 @@ func TestStreamIsFlushedLineByLine(t *testing.T) {
 		if s := h.Stats(); s.Readers != 1 {
 			t.Errorf("%+v", s)
 		}
-		if err := h.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
+		ended := make(chan error)
+		go func() { ended <- h.Shutdown(t.Context()) }()
 		if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
 			t.Errorf("after Shutdown: %q %v", rest, err)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
 		resp.Body.Close()
 	})

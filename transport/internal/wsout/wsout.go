@@ -184,9 +184,8 @@ func (s *Conn) onPing() {
 // wire is the client's connection with an outbuf.Writer in front of its writes.
 type wire struct {
 	net.Conn
-	out     *outbuf.Writer
-	timeout time.Duration
-	early   []byte // what the client sent with its request
+	out   *outbuf.Writer
+	early []byte // what the client sent with its request
 
 	minute  time.Time // since when the client's bytes are counted
 	taken   int
@@ -250,19 +249,6 @@ func (c *wire) Close() error {
 	return c.Conn.Close()
 }
 
-// send is the sink of out.
-func (c *wire) send(p []byte) error {
-	for len(p) > 0 {
-		n := min(len(p), outlet.Chunk)
-		c.Conn.SetWriteDeadline(time.Now().Add(c.timeout))
-		if _, err := c.Conn.Write(p[:n]); err != nil {
-			return outlet.Stalled(err)
-		}
-		p = p[n:]
-	}
-	return nil
-}
-
 // hijacker hands the library a wire in place of the connection, and small
 // buffers in place of net/http's two of 4 KiB.
 type hijacker struct {
@@ -277,8 +263,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	c := &wire{Conn: nc, timeout: h.timeout, early: append([]byte(nil), early...)}
-	c.out = outbuf.New(c.send)
+	c := &wire{Conn: nc, early: append([]byte(nil), early...)}
+	timeout := h.timeout // h holds on to the request
+	c.out = outbuf.New(func(p []byte) error { return outlet.Send(nc, p, timeout) })
 	h.wire = c
 	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, controlSize), bufio.NewWriterSize(c, controlSize)), nil
 }
