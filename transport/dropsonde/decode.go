@@ -111,8 +111,8 @@ const (
 // next takes the first field off a message; n is negative if it does not parse.
 func (f *field) next(b []byte) (n int) {
 	var tag int
-	if f.num, f.typ, tag = protowire.ConsumeTag(b); tag < 0 {
-		return tag
+	if f.num, f.typ, tag = protowire.ConsumeTag(b); tag < 0 || f.num > protowire.MaxValidNumber {
+		return -1
 	}
 	switch f.typ {
 	case number:

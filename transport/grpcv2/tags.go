@@ -89,7 +89,7 @@ func look(e []byte) (has fields) {
 // content if it is bytes. ok is false where the message does not parse.
 func split(m []byte) (num protowire.Number, typ protowire.Type, field, value []byte, ok bool) {
 	num, typ, n := protowire.ConsumeTag(m)
-	if n < 0 {
+	if n < 0 || num > protowire.MaxValidNumber {
 		return 0, 0, nil, nil, false
 	}
 	l := protowire.ConsumeFieldValue(num, typ, m[n:])
