@@ -295,6 +295,13 @@ func measure(ctx context.Context, t target, sc scenario, s *settings) (*result, 
 	if err := s.warm(ctx, senders[0], readers); err != nil {
 		return nil, err
 	}
+	if s.lead > 0 {
+		lead := *s
+		lead.during = s.lead
+		if _, err := lead.run1(ctx, t, senders, readers); err != nil {
+			return nil, err
+		}
+	}
 	return s.run1(ctx, t, senders, readers)
 }
 

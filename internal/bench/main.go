@@ -36,7 +36,7 @@ type settings struct {
 	inName        string
 	outName       string
 	scenarios     string
-	during        time.Duration
+	during, lead  time.Duration
 	rate          int
 	senders       int
 	apps, run     int
@@ -60,6 +60,7 @@ func main() {
 	flag.StringVar(&s.outName, "out-name", "reverselogproxy", "`name` in the certificate of -out")
 	flag.StringVar(&s.scenarios, "scenarios", "one,ten-selectors,ten-full,idle-1000", "`names` of what to measure")
 	flag.DurationVar(&s.during, "for", 10*time.Second, "how long to send in each")
+	flag.DurationVar(&s.lead, "lead", 3*time.Second, "how long to send as fast before, so that the server has taken its memory from the system")
 	flag.IntVar(&s.rate, "rate", 0, "records a `second` to send; 0 is as many as are taken")
 	flag.IntVar(&s.senders, "senders", 2, "`how many` connections send")
 	flag.IntVar(&s.apps, "apps", 100, "`how many` applications log")
