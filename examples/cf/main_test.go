@@ -10,7 +10,7 @@ import (
 )
 
 // TestPlatform is what cf and Loggregator's authorization ask for, and what is
-// answered to whom. What cf then shows is tested in internal/interop/logcachecf.
+// answered to whom. What cf then shows is tested in internal/interop/cf.
 func TestPlatform(t *testing.T) {
 	web := httptest.NewUnstartedServer(nil)
 	base := "http://" + web.Listener.Addr().String()
@@ -65,6 +65,7 @@ func TestPlatform(t *testing.T) {
 		has, hasNot string
 	}{
 		"the root":               {"", "/", 200, `"log_cache":{"href":"http://logs.example.com"}`, ""},
+		"the kinds of things":    {"", "/v3", 200, `"apps":{"href":"` + base + `/v3/apps"}`, ""},
 		"prompts":                {"", "/login", 200, `"username":["text"`, ""},
 		"keys":                   {"", "/token_keys", 200, `"kid":"key-1"`, `"d":`},
 		"own apps":               {ann, "/v3/apps?per_page=5000", 200, annShop, bobShop},

@@ -38,8 +38,8 @@ func newCF(world []byte, base, logCache string) (http.Handler, error) {
 	var err error
 	c.key, err = rsa.GenerateKey(rand.Reader, 2048)
 	mux := http.NewServeMux()
+	href := func(s string) object { return object{"href": s} }
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		href := func(s string) object { return object{"href": s} }
 		say(w, 200, object{"links": object{"self": href(base), "login": href(base), "uaa": href(base), "log_cache": href(logCache), "logging": href(logCache),
 			"cloud_controller_v3": object{"href": base + "/v3", "meta": object{"version": "3.195.0"}}}})
 	})
@@ -50,6 +50,13 @@ func newCF(world []byte, base, logCache string) (http.Handler, error) {
 		say(w, 200, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: c.key.Public(), KeyID: "key-1", Algorithm: "RS256", Use: "sig"}}})
 	})
 	mux.HandleFunc("POST /oauth/token", c.login)
+	mux.HandleFunc("GET /v3", func(w http.ResponseWriter, r *http.Request) {
+		links := object{"self": href(base + "/v3")}
+		for _, kind := range []string{"organizations", "spaces", "apps"} {
+			links[kind] = href(base + "/v3/" + kind)
+		}
+		say(w, 200, object{"links": links})
+	})
 	mux.HandleFunc("GET /v3/{kind}", c.list)
 	mux.HandleFunc("GET /v3/{kind}/{guid}", c.list)
 	return mux, err
