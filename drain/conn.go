@@ -221,6 +221,14 @@ type countedConn struct {
 	until   func() time.Time // nil: for ever
 	written atomic.Uint64
 	stopped atomic.Bool
+	goodbye atomic.Pointer[time.Time] // until when TLS may take leave
+}
+
+// SetWriteDeadline is called by TLS, for its goodbye, which would else have
+// writeTimeout on a connection that takes nothing.
+func (c *countedConn) SetWriteDeadline(t time.Time) error {
+	c.goodbye.Store(&t)
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // stop ends a write that is under way and all later ones. The connection stays
@@ -233,13 +241,7 @@ func (c *countedConn) stop() {
 func (c *countedConn) Write(p []byte) (int, error) {
 	done, moved := 0, time.Now()
 	for {
-		limit := moved.Add(writeTimeout)
-		if c.until != nil {
-			if end := c.until(); end.Before(limit) {
-				limit = end
-			}
-		}
-		c.Conn.SetWriteDeadline(limit)
+		c.Conn.SetWriteDeadline(c.limit(moved))
 		if c.stopped.Load() {
 			c.stop() // it may have come just before
 		}
@@ -250,10 +252,23 @@ func (c *countedConn) Write(p []byte) (int, error) {
 		if n > 0 {
 			moved = now
 		}
-		if err != nil && done < len(p) && !c.stopped.Load() && errors.Is(err, os.ErrDeadlineExceeded) &&
-			now.Before(moved.Add(writeTimeout)) && (c.until == nil || now.Before(c.until())) {
+		if err != nil && done < len(p) && !c.stopped.Load() && errors.Is(err, os.ErrDeadlineExceeded) && now.Before(c.limit(moved)) {
 			continue
 		}
 		return done, err
 	}
+}
+
+// limit is until when a write may last that has moved then.
+func (c *countedConn) limit(moved time.Time) time.Time {
+	limit := moved.Add(writeTimeout)
+	if c.until != nil {
+		if end := c.until(); end.Before(limit) {
+			limit = end
+		}
+	}
+	if end := c.goodbye.Load(); end != nil && !end.IsZero() && end.Before(limit) {
+		limit = *end
+	}
+	return limit
 }
