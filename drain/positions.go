@@ -1,19 +1,19 @@
 package drain
 
 import (
-	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/wholefile"
 )
 
 const (
@@ -191,7 +191,7 @@ func (at position) resume(b Binding) (c envelope.Cursor, since time.Time) {
 }
 
 // save writes the file anew and puts it in the old one's place.
-func (p *positions) save(list []position) (err error) {
+func (p *positions) save(list []position) error {
 	p.mu.Lock()
 	now := time.Now()
 	for _, at := range p.exact {
@@ -200,41 +200,26 @@ func (p *positions) save(list []position) (err error) {
 		}
 	}
 	p.mu.Unlock()
-	f, err := os.CreateTemp(filepath.Dir(p.path), filepath.Base(p.path)+".*") // mode 0600
+	err := wholefile.Write(p.path, func(w io.Writer) error {
+		io.WriteString(w, `{"drains": [`)
+		for i, at := range list {
+			text, err := json.Marshal(at)
+			if err != nil {
+				return err
+			}
+			if i > 0 {
+				io.WriteString(w, ",")
+			}
+			io.WriteString(w, "\n")
+			w.Write(text)
+		}
+		_, err := io.WriteString(w, "\n]}\n")
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("drain: positions file: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("drain: positions file: %w", err)
-		}
-	}()
-	out := bufio.NewWriterSize(f, 64<<10)
-	out.WriteString(`{"drains": [`)
-	for i, at := range list {
-		text, err := json.Marshal(at)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			out.WriteByte(',')
-		}
-		out.WriteByte('\n')
-		out.Write(text)
-	}
-	out.WriteString("\n]}\n")
-	if err := out.Flush(); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), p.path)
+	return nil
 }
 
 // progress tells cheaply whether a drain may stand elsewhere than a moment ago:
