@@ -32,7 +32,7 @@ const (
 // up to 2 MiB of memory are used for each socket.
 func (s *Server) ServePacket(pc net.PacketConn) error {
 	err := s.packets.Serve(pc, maxDatagram, &intake{s: s, v: newVerifier(s.opts.Secrets), known: s.newcomers()})
-	if errors.Is(err, net.ErrClosed) && s.isClosing() {
+	if errors.Is(err, net.ErrClosed) && s.conns.Stopped() {
 		return ErrClosed
 	}
 	return err

@@ -321,3 +321,15 @@ func (s *readSession) begin(mode byte, q *envelope.Query, notify func()) *stream
 	s.out.Append(appendFrameHead(nil, kindOpen, st.id, len(body)), body) // when that fails, the session ends
 	return st
 }
+
+// pause waits for d, and reports whether ctx was still alive then.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

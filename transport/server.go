@@ -8,12 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/envelope"
+	"github.com/cloudfoundry/loggregator/internal/listeners"
 	"github.com/cloudfoundry/loggregator/internal/packets"
 )
 
@@ -113,19 +112,12 @@ type Server struct {
 
 	ctx    context.Context // of WriteBatch; ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // connections, and loops of Serve
 
+	conns   *listeners.Set[*conn]
 	packets packets.Sockets
-
-	mu        sync.Mutex
-	closing   bool
-	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
-	leaving   int // connections that are being turned away
 
 	complaints complaints
 	buffered   atomic.Int64 // bytes of buffers beyond baseBuffer
-	accepted   atomic.Uint64
 	batches    atomic.Uint64
 	records    atomic.Uint64
 	bytes      atomic.Uint64
@@ -157,14 +149,14 @@ type ServerStats struct {
 // NewServer makes a server that hands what it receives to w, whose WriteBatch
 // is called by several goroutines at once. Nothing runs before Serve.
 func NewServer(w envelope.Writer, o *ServerOptions) *Server {
-	s := &Server{
-		w:         w,
-		opts:      o.withDefaults(),
-		listeners: make(map[net.Listener]struct{}),
-		conns:     make(map[*conn]struct{}),
-	}
+	s := &Server{w: w, opts: o.withDefaults()}
 	s.complaints.log = s.opts.Logger
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.conns = listeners.New(s.opts.MaxConns, func(nc net.Conn) *conn { return &conn{s: s, raw: nc} }, (*conn).serve,
+		func(addr net.Addr, says string) { s.complaints.add(&fault{reason: reasonFull, says: says}, addr) })
+	if s.opts.TLS == nil {
+		s.conns.TurnAway(s.turnAway)
+	}
 	return s
 }
 
@@ -172,122 +164,18 @@ func NewServer(w envelope.Writer, o *ServerOptions) *Server {
 // closes ln and makes Serve return ErrClosed. It starts one goroutine per
 // connection. It may be called for several listeners.
 func (s *Server) Serve(ln net.Listener) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		ln.Close()
-		return ErrClosed
+	if err := s.conns.Serve(ln); err != listeners.ErrStopped {
+		return err
 	}
-	s.listeners[ln] = struct{}{}
-	s.wg.Add(1)
-	s.mu.Unlock()
-	defer s.wg.Done()
-	defer ln.Close()
-	defer s.forget(ln)
-
-	for delay := time.Duration(0); ; {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			delay = 0
-			s.start(nc)
-		case s.isClosing():
-			return ErrClosed
-		case scarce(err):
-			// Out of file descriptors: it passes as others close theirs.
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			s.complaints.add(&fault{reason: reasonFull, says: "cannot accept", err: err}, ln.Addr())
-			if !pause(s.ctx, delay) {
-				return ErrClosed
-			}
-		default:
-			return err
-		}
-	}
+	return ErrClosed
 }
-
-func scarce(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// pause waits for d and reports whether ctx was still alive then.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (s *Server) forget(ln net.Listener) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.listeners, ln)
-}
-
-func (s *Server) isClosing() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closing
-}
-
-// start gives a connection its goroutine, or turns it away.
-func (s *Server) start(nc net.Conn) {
-	c := &conn{s: s, raw: nc}
-	s.mu.Lock()
-	full := len(s.conns) >= s.opts.MaxConns
-	if s.closing || full {
-		tell := full && !s.closing && s.opts.TLS == nil && s.leaving < maxLeaving
-		if tell {
-			s.leaving++
-			s.wg.Add(1)
-		}
-		s.mu.Unlock()
-		if full {
-			s.complaints.add(errFull, nc.RemoteAddr())
-		}
-		if tell {
-			go s.turnAway(c)
-		} else {
-			nc.Close()
-		}
-		return
-	}
-	s.conns[c] = struct{}{}
-	s.wg.Add(1)
-	s.mu.Unlock()
-	s.accepted.Add(1)
-	go func() {
-		defer s.wg.Done()
-		c.serve()
-		s.mu.Lock()
-		delete(s.conns, c)
-		s.mu.Unlock()
-	}()
-}
-
-// maxLeaving bounds the connections beyond MaxConns that are being told so.
-const maxLeaving = 64
 
 var errFull = &fault{reason: reasonFull, says: "too many connections are open; it is tried again later, or elsewhere"}
 
 // turnAway tells a sender that there is no room for it.
-func (s *Server) turnAway(c *conn) {
-	defer s.wg.Done()
-	c.nc, c.buf = c.raw, make([]byte, baseBuffer)
+func (s *Server) turnAway(nc net.Conn) {
+	c := &conn{s: s, raw: nc, nc: nc, buf: make([]byte, baseBuffer)}
 	c.explain(errFull)
-	c.raw.Close()
-	s.mu.Lock()
-	s.leaving--
-	s.mu.Unlock()
 }
 
 // Shutdown accepts no more, reads for DrainTime what senders have already sent,
@@ -295,7 +183,8 @@ func (s *Server) turnAway(c *conn) {
 // was not is sent again by a Link, to whoever listens next. When ctx ends first,
 // the rest is closed at once and ctx's error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.stop(time.Now().Add(s.opts.DrainTime), func(c *conn) { c.drain() })
+	s.conns.Stop((*conn).drain)
+	s.packets.Stop(time.Now().Add(s.opts.DrainTime))
 	done := make(chan struct{})
 	go func() {
 		s.wait()
@@ -317,41 +206,24 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // acknowledged.
 func (s *Server) Close() error {
 	s.cancel()
-	s.stop(time.Now(), func(c *conn) { c.raw.Close() })
+	s.conns.Stop(func(c *conn) { c.raw.Close() })
+	s.packets.Stop(time.Now())
 	s.wait()
 	return nil
 }
 
 func (s *Server) wait() {
-	s.wg.Wait()
+	s.conns.Wait()
 	s.packets.Wait()
 	s.tellAll()
-}
-
-// stop ends accepting, reads datagrams until then, and applies f to every
-// connection.
-func (s *Server) stop(then time.Time, f func(*conn)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closing = true
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	s.packets.Stop(then)
-	for c := range s.conns {
-		f(c)
-	}
 }
 
 // Stats may be called at any time. The numbers are read one after the other, so
 // they fit together exactly only when nothing arrives.
 func (s *Server) Stats() ServerStats {
-	s.mu.Lock()
-	open := len(s.conns)
-	s.mu.Unlock()
 	return ServerStats{
-		Connections: open,
-		Accepted:    s.accepted.Load(),
+		Connections: s.conns.Len(),
+		Accepted:    s.conns.Accepted(),
 		Batches:     s.batches.Load(),
 		Records:     s.records.Load(),
 		Bytes:       s.bytes.Load(),

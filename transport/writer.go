@@ -11,13 +11,9 @@ import (
 // same Writer are behind the same limit. When the Server has been shut down there
 // is no limit, and the Writer decides.
 func (s *Server) WriteBatch(ctx context.Context, b envelope.Batch) error {
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
+	if !s.conns.Enter() { // what is not taken is told before the end
 		return s.w.WriteBatch(ctx, b)
 	}
-	s.wg.Add(1) // what is not taken is told before the end
-	s.mu.Unlock()
-	defer s.wg.Done()
+	defer s.conns.Leave()
 	return s.hand(ctx, b)
 }

@@ -22,6 +22,7 @@ type Set[C comparable] struct {
 	open  func(net.Conn) C
 	serve func(C)
 	full  func(addr net.Addr, says string)
+	away  func(net.Conn)
 
 	accepted atomic.Uint64
 	running  sync.WaitGroup // connections, and loops of Serve
@@ -31,6 +32,7 @@ type Set[C comparable] struct {
 	stopping  bool
 	listeners map[net.Listener]struct{}
 	conns     map[C]struct{}
+	leaving   int // those who are being told that they are too many
 }
 
 // New makes a Set of at most max connections at a time. open makes a C of one that
@@ -44,6 +46,13 @@ func New[C comparable](max int, open func(net.Conn) C, serve func(C), full func(
 		listeners: make(map[net.Listener]struct{}), conns: make(map[C]struct{}),
 	}
 }
+
+// maxLeaving bounds the connections that are being told that they are too many.
+const maxLeaving = 64
+
+// TurnAway has tell tell those that are too many why, each in a goroutine of its own,
+// before they are closed. It may be called before the first Serve.
+func (s *Set[C]) TurnAway(tell func(net.Conn)) { s.away = tell }
 
 // Serve accepts connections until ln fails, or Stop, which makes it return
 // ErrStopped. It closes ln. It may be called for several listeners.
@@ -110,10 +119,19 @@ func (s *Set[C]) start(nc net.Conn) {
 	s.mu.Lock()
 	full := len(s.conns) >= s.max
 	if s.stopping || full {
+		tell := full && !s.stopping && s.away != nil && s.leaving < maxLeaving
+		if tell {
+			s.leaving++
+			s.running.Add(1)
+		}
 		s.mu.Unlock()
-		nc.Close()
 		if full {
 			s.full(nc.RemoteAddr(), "too many connections")
+		}
+		if tell {
+			go s.leave(nc)
+		} else {
+			nc.Close()
 		}
 		return
 	}
@@ -130,6 +148,30 @@ func (s *Set[C]) start(nc net.Conn) {
 		delete(s.conns, c)
 	}()
 }
+
+func (s *Set[C]) leave(nc net.Conn) {
+	defer s.running.Done()
+	s.away(nc)
+	nc.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving--
+}
+
+// Enter has Wait wait for something else than a connection, until Leave, unless Stop
+// was called.
+func (s *Set[C]) Enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.running.Add(1)
+	return true
+}
+
+// Leave ends what Enter began.
+func (s *Set[C]) Leave() { s.running.Done() }
 
 // Stop closes the listeners, accepts no more, and calls end with each connection
 // that is open; end must not block. It may be called again, with another end.
