@@ -110,8 +110,8 @@ func (o *ReaderOptions) withDefaults() ReaderOptions {
 const maxReaderBackoff = 2 * time.Second
 
 // Reader reads from servers in other processes: the other side of Egress. It is an
-// envelope.Source and an envelope.Waker, for any number of goroutines, and has the
-// methods of a Router by which readers ask what is known.
+// envelope.Source, an envelope.Waker and an envelope.Follower, for any number of
+// goroutines, and has the methods of a Router by which readers ask what is known.
 //
 // It has one connection to each server, which it makes anew for as long as it
 // lives, and which carries all queries.
@@ -285,4 +285,5 @@ func (r *Reader) away() error {
 var _ interface {
 	envelope.Source
 	envelope.Waker
+	envelope.Follower
 } = (*Reader)(nil)

@@ -9,7 +9,9 @@ import (
 )
 
 // Follow implements envelope.Follower: it is Batches for who has nothing to read
-// most of the time, and has a goroutine only while there is something to do.
+// most of the time, and has a goroutine only while there is something to do. It ends
+// with ctx and with the Reader, whose Close does not wait for a put that blocks: what
+// comes last is end.
 func (r *Reader) Follow(ctx context.Context, q envelope.Query, put func(envelope.Batch) error, end func(error)) {
 	q.Follow = true
 	f := &following{ctx: ctx, put: put, end: end, running: true}
@@ -100,5 +102,3 @@ func (f *following) rest(due time.Duration) bool {
 	}
 	return true
 }
-
-var _ envelope.Follower = (*Reader)(nil)

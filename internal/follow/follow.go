@@ -109,6 +109,9 @@ type Follower struct {
 	due      time.Time
 	asked    time.Time // whether what is pending is safe
 	pending  *snapshot
+	running  bool           // Run does, and waits for saves
+	saving   bool           // a save is under way
+	saves    sync.WaitGroup // of it
 	stats    Stats
 }
 
@@ -174,6 +177,15 @@ func (o *Options) positions() (positionsFile, error) {
 
 // Run follows until ctx ends. It may be called once.
 func (f *Follower) Run(ctx context.Context) {
+	defer func() {
+		f.saves.Wait()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.running = false
+	}()
+	f.mu.Lock()
+	f.running = true
+	f.mu.Unlock()
 	if !f.opts.NoNotify {
 		n, err := newNotifier()
 		if err != nil {
@@ -333,6 +345,9 @@ func (f *Follower) readAll(now time.Time) int {
 
 // checkpoint saves positions that have become safe, and takes note of new ones.
 func (f *Follower) checkpoint(now time.Time) {
+	if f.saving {
+		return
+	}
 	if f.pending != nil {
 		if now.Sub(f.asked) < askEvery {
 			return
@@ -376,21 +391,37 @@ func (f *Follower) snapshot(now time.Time) *snapshot {
 	return s
 }
 
+// write saves positions. The disk may take seconds for it, for which reading does not
+// wait.
 func (f *Follower) write(s *snapshot) {
 	f.saved = s.version
-	if f.opts.Positions == "" {
+	switch {
+	case f.opts.Positions == "":
+	case !f.running:
+		f.wrote(s.data.save(f.opts.Positions))
+	default:
+		f.saving = true
+		f.saves.Go(func() {
+			err := s.data.save(f.opts.Positions)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.saving = false
+			f.wrote(err)
+		})
+	}
+}
+
+func (f *Follower) wrote(err error) {
+	if err == nil {
+		f.stats.SaveError = ""
+		f.stats.Saves++
 		return
 	}
-	if err := s.data.save(f.opts.Positions); err != nil {
-		if f.stats.SaveError == "" {
-			f.opts.Logger.Error("positions cannot be saved; after a restart lines would be read again", "error", err.Error())
-		}
-		f.stats.SaveError = err.Error()
-		f.saved-- // try again
-		return
+	if f.stats.SaveError == "" {
+		f.opts.Logger.Error("positions cannot be saved; after a restart lines would be read again", "error", err.Error())
 	}
-	f.stats.SaveError = ""
-	f.stats.Saves++
+	f.stats.SaveError = err.Error()
+	f.saved-- // try again
 }
 
 // Save saves the positions as they are. It is for the end, when Run has returned

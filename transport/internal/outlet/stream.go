@@ -13,8 +13,8 @@ import (
 
 // Stream is an answer without an end that has taken its connection over: chunks
 // (RFC 9112, section 7.1) for as long as the client stays. It outlives the
-// request's handler, whose buffers and goroutine are free then. With them a tail took 48
-// KiB, and 26 without.
+// request's handler, whose buffers and goroutine are free then: with them an idle tail
+// took 48 KiB, and without 26.
 type Stream struct {
 	conn net.Conn
 	out  *outbuf.Writer
