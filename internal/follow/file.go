@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/cloudfoundry/loggregator/emitter"
@@ -344,6 +345,13 @@ func (f *Follower) adopt(fl *file, now time.Time) (rest *file) {
 	var copies []*file
 	for id, at := range fl.copies {
 		c := f.openCopy(fl, id, at.path, now)
+		for tries := 0; c == nil && tries < 3; tries++ {
+			path := pathOf(id, dirOf(at.path)) // it may have been renamed a moment ago
+			if path == "" {
+				break
+			}
+			c = f.openCopy(fl, id, path, now)
+		}
 		if c == nil {
 			continue // the next scan sees what it is
 		}
@@ -363,6 +371,20 @@ func (f *Follower) adopt(fl *file, now time.Time) (rest *file) {
 	return rest
 }
 
+// pathOf is where in a directory a file is; empty if it is not there.
+func pathOf(id fileID, dir string) string {
+	names, _ := os.ReadDir(dir)
+	for _, name := range names {
+		path := filepath.Join(dir, name.Name())
+		if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+			if is, ok := idOf(path, info); ok && is == id {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
 // openCopy opens a copy of a file as one that is read to its end; nil if it is
 // no copy, or of something else.
 func (f *Follower) openCopy(fl *file, id fileID, path string, now time.Time) *file {
@@ -378,6 +400,11 @@ func (f *Follower) openCopy(fl *file, id fileID, path string, now time.Time) *fi
 	}
 	f.open++
 	info, err := c.f.Stat()
+	if err == nil {
+		if is, ok := idOf(path, info); !ok || is != id {
+			err = fs.ErrNotExist
+		}
+	}
 	if err == nil && info.Size() >= fl.offset && fl.tailed > 0 {
 		var tail [tailSize]byte
 		n, _ := c.f.ReadAt(tail[:fl.tailed], fl.offset-int64(fl.tailed))
