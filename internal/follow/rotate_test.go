@@ -58,7 +58,7 @@ func TestThousandRotations(t *testing.T) {
 	for _, way := range []string{"rename", "copytruncate"} {
 		for _, notify := range []bool{true, false} {
 			rotations, lines := 1000, 20
-			if !notify || testing.Short() {
+			if !notify || raceEnabled || testing.Short() {
 				rotations, lines = 100, 500
 			}
 			t.Run(fmt.Sprintf("%s/notify=%v", way, notify), func(t *testing.T) {

@@ -278,7 +278,7 @@ func BenchmarkStream(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				fmt.Fprintf(c, "GET /apps/%s/stream HTTP/1.1\r\nHost: doppler\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", guid)
+				fmt.Fprintf(c, "GET /apps/%s/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", guid)
 				closers = append(closers, c)
 				wg.Go(func() { io.Copy(io.Discard, struct{ io.Reader }{c}) })
 			}

@@ -1,0 +1,5 @@
+//go:build race
+
+package follow
+
+const raceEnabled = true // all is several times as slow then
